@@ -1,0 +1,1 @@
+"""Internal: ciphers and derived keys. Public names are in :mod:`streamcrypt`."""

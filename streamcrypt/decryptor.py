@@ -1,0 +1,245 @@
+"""What opening a record means, and what a reader trusts. spec: 8"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import NoReturn, Self
+
+from streamcrypt.crypto.data_key import DataKey, InvalidTag
+from streamcrypt.encryptor import HeaderList, HeadersArgument, header_list
+from streamcrypt.envelope.binding import aad_builder
+from streamcrypt.envelope.codec import decode_header, derivation_info
+from streamcrypt.envelope.framing import MAGIC, Framing, choose, split_frame
+from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, EnvelopeHeader, build_bound, build_context
+from streamcrypt.errors import (
+    AuthenticationFailed,
+    ContextMismatch,
+    KeyServiceError,
+    KeyUnavailable,
+    MalformedEnvelope,
+    PlaintextRejected,
+    StreamcryptError,
+    UntrustedKey,
+)
+from streamcrypt.events import DataKeyOpened, DataKeyRefused, Observer, ignore_events
+from streamcrypt.keys.cache import CachedDataKey, DataKeyCache, MissBudget
+from streamcrypt.keys.clock import Clock, boottime
+from streamcrypt.keys.provider import KeyProvider
+from streamcrypt.keys.rotation import CachePolicy
+
+__all__ = ["Decryptor"]
+
+_MAX_CALLS_PER_MISS = 2
+
+
+class Decryptor:
+    """Opens record values, trusting only the KEKs that its key service lists.
+
+    Args:
+        keys: The key service; it says which KEKs are trusted.
+        cache: How many opened data keys are kept and for how long; default :class:`CachePolicy` ().
+        require_context: Pairs that the record's encryption context must hold, besides ``streamcrypt:topic``.
+        topic_names: Physical topic to logical topic, for mirrored and renamed topics.
+        require_bound: The record fields that must be bound to the value; default the key. A writer that binds nothing
+            needs readers that require nothing: ``()``.
+        framing: ``header`` (default) accepts the Kafka header only; ``self_contained`` accepts either, one at a time.
+        clock: Seconds on a clock that counts suspend; default CLOCK_BOOTTIME.
+        observer: Told of data keys opened, refused and dropped.
+
+    Raises:
+        ConfigError: A setting is wrong.
+
+    Safe to use from several threads. See also docs/spec/envelope-v1.md.
+    """
+
+    def __init__(
+        self,
+        keys: KeyProvider,
+        cache: CachePolicy | None = None,
+        require_context: Mapping[str, str] | None = None,
+        topic_names: Mapping[str, str] | None = None,
+        *,
+        require_bound: Iterable[str] = ("key",),
+        framing: Framing | str = Framing.HEADER,
+        clock: Clock = boottime,
+        observer: Observer = ignore_events,
+    ) -> None:
+        self._keys = keys
+        self._require_context = frozenset((require_context or {}).items())
+        build_context(dict(require_context or {}), "any")
+        self._topic_names = dict(topic_names or {})
+        self._require_bound = frozenset(build_bound(require_bound))
+        self._self_contained = choose(Framing, framing, "framing") is Framing.SELF_CONTAINED
+        self._clock = clock
+        self._observer = observer
+        policy = cache or CachePolicy()
+        self._cache = DataKeyCache(policy, clock, observer)
+        self._entries = self._cache.entries
+        self._budget = MissBudget(policy.refused_misses_per_minute, clock)
+        self._generation = keys.trust_generation
+
+    def decrypt(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: HeadersArgument = None,
+        partition: int | None = None,
+    ) -> tuple[bytes | None, HeaderList]:
+        """Open one record's value.
+
+        Args:
+            topic: The topic that the record was read from.
+            value: The value as it stands there; None, a tombstone, stays None.
+            key: The record's key.
+            headers: The record's headers.
+            partition: Where it was read, for the budget of refused data keys.
+
+        Returns:
+            The plaintext and the headers without ours.
+
+        Raises:
+            PlaintextRejected, MalformedEnvelope, UnsupportedVersion: There is no usable envelope.
+            UntrustedKey, ContextMismatch: This reader's policy refuses the envelope.
+            AuthenticationFailed: Something was altered, or belongs elsewhere.
+            KeyUnavailable, KeyRefused: The key service; the record is not at fault.
+        """
+        plain, rest = self.open(topic, value, key, header_list(headers), partition)
+        return plain, rest or []
+
+    def open(
+        self, topic: str, value: bytes | None, key: bytes | None, headers: HeaderList | None, partition: int | None
+    ) -> tuple[bytes | None, HeaderList | None]:
+        """Do what :meth:`decrypt` does on headers as a consumer gives them; no headers are left as None."""
+        if headers is not None and len(headers) == 1 and headers[0][0] == HEADER_NAME:
+            header, rest = headers[0][1], None
+        else:
+            header, rest = _split(headers)
+        if value is None:
+            return _tombstone(header, headers)
+        if self._self_contained and value[:4] == MAGIC:
+            header, value = _take_frame(header, value)
+        if header is None:
+            raise self._no_envelope(value, headers)
+        entry = self._entries.get(header)
+        now = self._clock()
+        if entry is None or now >= entry.expires or entry.approved.get(topic) != self._generation:
+            entry = self._admit(header, topic, partition)
+        entry.used = now
+        try:
+            return entry.open(value[:12], value[12:], entry.aad(key, rest)), rest
+        except (InvalidTag, ValueError):
+            # ValueError: the value is shorter than a nonce.
+            raise AuthenticationFailed("the record cannot be opened") from None
+
+    def _no_envelope(self, value: bytes, headers: HeaderList | None) -> StreamcryptError:
+        if headers and any(name == HEADER_NAME for name, _ in headers):
+            return MalformedEnvelope("the envelope header is null")
+        if value[:4] == MAGIC:
+            return PlaintextRejected(
+                "the record has no envelope header; its value looks self-contained, which is not configured here",
+                remedy="Set framing: self_contained where such records are expected.",
+            )
+        return PlaintextRejected("the record has no envelope: it is not sealed, or its header was stripped")
+
+    def _admit(self, header_bytes: bytes, topic: str, partition: int | None) -> CachedDataKey:
+        """Check the policy for this topic and give the opened data key, unwrapping it where it is not at hand."""
+        known = self._entries.get(header_bytes)
+        try:
+            header = known.header if known is not None else decode_header(header_bytes)
+            self._check_policy(header, topic)
+            entry = self._cache.load(header_bytes, lambda expires: self._unwrap(header, topic, partition, expires))
+        except StreamcryptError as error:
+            record_fault = not isinstance(error, KeyServiceError)
+            self._observer(DataKeyRefused(topic, type(error).__name__, str(error), record_fault=record_fault))
+            raise
+        self._generation = self._keys.trust_generation
+        entry.approved[topic] = self._generation
+        return entry
+
+    def _check_policy(self, header: EnvelopeHeader, topic: str) -> None:
+        logical = self._topic_names.get(topic, topic)
+        if header.topic != logical:
+            raise ContextMismatch(f"the envelope is bound to topic {header.topic!r}, not to {logical!r}")
+        missing = self._require_context.difference(header.context)
+        if missing:
+            names = ", ".join(sorted(name for name, _ in missing))
+            raise ContextMismatch(f"the encryption context lacks the required {names}", remedy="See require_context.")
+        unbound = self._require_bound.difference(header.bound)
+        if unbound:
+            raise ContextMismatch(
+                f"the envelope does not bind {', '.join(sorted(unbound))}", remedy="See bound and require_bound."
+            )
+        if not self._keys.trusted(header.keys):
+            raise UntrustedKey(f"no trusted KEK among {', '.join(key.key_id for key in header.keys)}")
+
+    def _unwrap(self, header: EnvelopeHeader, topic: str, partition: int | None, expires: float) -> CachedDataKey:
+        info = derivation_info(header.suite, header.context, header.bound, header.content)
+        identity = header.commitment + info
+        same = self._cache.same_data_key(identity)
+        if same is not None:
+            self._observer(DataKeyOpened(topic, same.key.id, header.keys[0].key_id, 0.0, shared=True))
+            return CachedDataKey(same.key, header, identity, same.aad, same.expires)
+        if self._budget.left(topic, partition) < 1:
+            raise KeyUnavailable(
+                "too many data keys of this partition were refused; it waits so that the KMS quota is spared",
+                remedy="Find who writes records with foreign or altered envelopes to this topic.",
+            )
+        started = time.perf_counter()
+        failure: StreamcryptError | None = None
+        for encrypted, key_id in self._keys.trusted(header.keys)[:_MAX_CALLS_PER_MISS]:
+            try:
+                dek = self._keys.decrypt_data_key(encrypted, key_id, dict(header.context))
+                key = DataKey(dek, header.suite, info, header.commitment)
+            except StreamcryptError as error:
+                # Where one KEK is away and the other refuses, the record may yet open: say that a retry helps.
+                failure = error if failure is None or error.retriable or isinstance(error, KeyServiceError) else failure
+                continue
+            self._observer(DataKeyOpened(topic, key.id, key_id, time.perf_counter() - started, shared=False))
+            return CachedDataKey(key, header, identity, aad_builder(header.bound), expires)
+        if failure is None:
+            raise UntrustedKey("no trusted KEK among those of the record")
+        if not isinstance(failure, KeyServiceError):
+            self._budget.spend(topic, partition)
+        raise failure
+
+    def sweep(self) -> None:
+        """Drop data keys past their TTL. Call it now and then where records may stop coming."""
+        self._cache.sweep()
+
+    def close(self) -> None:
+        """Drop every opened data key. The key service stays open."""
+        self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a decryptor holds data keys of one process and cannot be pickled or copied")
+
+
+def _split(headers: HeaderList | None) -> tuple[bytes | None, HeaderList | None]:
+    """Take our header out of the others."""
+    if not headers:
+        return None, None
+    ours = [value for name, value in headers if name == HEADER_NAME]
+    if len(ours) > 1:
+        raise MalformedEnvelope(f"the record has {len(ours)} envelope headers")
+    rest = [pair for pair in headers if pair[0] != HEADER_NAME and pair[0] != TOMBSTONE_HEADER_NAME]
+    return (ours[0] if ours else None), rest or None
+
+
+def _tombstone(header: bytes | None, headers: HeaderList | None) -> tuple[None, HeaderList | None]:
+    if header is not None or any(name == TOMBSTONE_HEADER_NAME for name, _ in headers or ()):
+        raise MalformedEnvelope("a null value carries an envelope header")
+    return None, headers
+
+
+def _take_frame(header: bytes | None, value: bytes) -> tuple[bytes, bytes]:
+    if header is not None:
+        raise MalformedEnvelope("the record has an envelope header and a self-contained value")
+    return split_frame(value)

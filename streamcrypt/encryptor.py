@@ -1,0 +1,246 @@
+"""What sealing a record means. spec: 5, 6"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from struct import Struct
+from typing import NoReturn, Self
+
+from streamcrypt.crypto.data_key import check_suite
+from streamcrypt.crypto.suites import Suite
+from streamcrypt.envelope.binding import aad_builder
+from streamcrypt.envelope.framing import MAGIC, Framing, carries_envelope, choose, frame_prefix
+from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, build_bound, build_context
+from streamcrypt.errors import AlreadySealed, ConfigError
+from streamcrypt.events import Observer, ignore_events
+from streamcrypt.keys.clock import Clock, boottime
+from streamcrypt.keys.issuer import DataKeyIssuer, Minter
+from streamcrypt.keys.provider import KeyProvider
+from streamcrypt.keys.rotation import RotationPolicy
+
+__all__ = ["LANE_UNKNOWN", "MAX_LANE", "Encryptor", "HeadersArgument", "TopicSealer", "header_list"]
+
+MAX_LANE = 0x7FFF_FFFF
+LANE_UNKNOWN = 0xFFFF_FFFF
+_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
+_nonce = Struct(">IQ").pack
+
+HeaderList = list[tuple[str, bytes | None]]
+HeadersArgument = Sequence[tuple[str, str | bytes | None]] | Mapping[str, str | bytes | None] | None
+"""Headers as confluent-kafka takes them: a list of pairs, or a dict; text values are sent as UTF-8."""
+
+
+def header_list(headers: HeadersArgument) -> HeaderList:
+    """Give headers as a fresh list of (name, bytes or None), the form in which Kafka carries them."""
+    if not headers:
+        return []
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
+
+
+class TopicSealer:
+    """Seals values for one topic. Get one from :meth:`Encryptor.topic`; safe to use from several threads."""
+
+    __slots__ = ("_aad", "_clock", "_self_contained", "issuer")
+
+    def __init__(self, issuer: DataKeyIssuer, bound: tuple[str, ...], framing: Framing, clock: Clock) -> None:
+        self.issuer = issuer
+        self._aad = aad_builder(bound)
+        self._self_contained = framing is Framing.SELF_CONTAINED
+        self._clock = clock
+
+    def seal(
+        self, value: bytes, key: bytes | None, headers: HeaderList | None, lane: int
+    ) -> tuple[bytes, HeaderList | None]:
+        """Seal one value; return it with the headers to send, ours last.
+
+        Args:
+            value: The plaintext; never None, a tombstone is not sealed.
+            key: The record's key.
+            headers: The record's headers. The list returned may be shared between records: send it, do not change it.
+            lane: The target partition where it is known, else ``LANE_UNKNOWN``. spec: 5.1
+
+        Raises:
+            AlreadySealed: The record carries an envelope.
+            KeyUnavailable, KeyRefused, ConfigError: A key is due and none could be minted.
+        """
+        if headers:
+            for pair in headers:
+                if pair[0] in _OURS:
+                    raise AlreadySealed(f"the record carries a {pair[0]!r} header already")
+        if value[:4] == MAGIC and carries_envelope(value):
+            raise AlreadySealed("the value is a self-contained envelope already")
+        aad = self._aad(key, headers)
+        size = len(value) + len(aad)
+        issuer = self.issuer
+        with issuer.lock:
+            lease = issuer.lease
+            if (
+                lease.messages >= lease.stop_messages
+                or lease.bytes + size > lease.stop_bytes
+                or self._clock() >= lease.stop_time
+            ):
+                lease = issuer.attend(size)
+            lease.messages += 1
+            lease.bytes += size
+            lanes = lease.lanes
+            sequence = lanes[lane] = lanes.get(lane, 0) + 1
+        nonce = _nonce(lane, sequence)
+        sealed = nonce + lease.seal(nonce, value, aad)
+        if self._self_contained:
+            return frame_prefix(lease.header_bytes) + sealed, headers
+        return sealed, [*headers, lease.headers_alone[0]] if headers else lease.headers_alone
+
+
+class Encryptor:
+    """Seals record values with data keys that a key service issues, and replaces the keys in time.
+
+    Args:
+        keys: The key service.
+        rotation: When a data key is replaced; default :class:`RotationPolicy` ().
+        context: Pairs for the KMS encryption context, besides ``streamcrypt:topic``, which is ours. They are in
+            CloudTrail and in every record in clear: never personal data.
+        suite: The algorithm suite; default AES-256-GCM.
+        bound: The record fields bound to the value: ``key`` and ``header:<name>``; default the key, so that a value
+            cannot be moved to another key.
+        framing: ``header`` (default) or ``self_contained``.
+        topic_names: Physical topic to logical topic, where they differ.
+        clock: Seconds on a clock that counts suspend; default CLOCK_BOOTTIME.
+        wall_clock: Seconds of the wall clock, whose jumps retire keys; default ``time.time``.
+        observer: Told of data keys minted, retired and refused.
+
+    Raises:
+        ConfigError: A setting is wrong, or the installed library cannot do the suite.
+
+    Safe to use from several threads. After a fork the child starts with keys of its own. See also
+    docs/spec/envelope-v1.md.
+    """
+
+    def __init__(
+        self,
+        keys: KeyProvider,
+        rotation: RotationPolicy | None = None,
+        context: Mapping[str, str] | None = None,
+        *,
+        suite: Suite | str = Suite.AES_256_GCM,
+        bound: Iterable[str] = ("key",),
+        framing: Framing | str = Framing.HEADER,
+        topic_names: Mapping[str, str] | None = None,
+        clock: Clock = boottime,
+        wall_clock: Clock | None = None,
+        observer: Observer = ignore_events,
+    ) -> None:
+        self._context = dict(context or {})
+        build_context(self._context, "any")
+        self._bound = build_bound(bound)
+        self._framing = choose(Framing, framing, "framing")
+        suite = choose(Suite, suite, "suite")
+        check_suite(suite)
+        self._topic_names = dict(topic_names or {})
+        self._clock = clock
+        self._minter = Minter(
+            keys,
+            suite,
+            self._bound,
+            rotation or RotationPolicy(),
+            clock=clock,
+            wall_clock=wall_clock or (time.time if clock is boottime else clock),
+            observer=observer,
+        )
+        self._sealers: dict[str, TopicSealer] = {}
+        self._sealers_lock = threading.Lock()
+        self._closed = False
+
+    def encrypt(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: HeadersArgument = None,
+        partition: int | None = None,
+    ) -> tuple[bytes | None, HeaderList]:
+        """Seal one record's value.
+
+        Args:
+            topic: The topic that the record will be written to.
+            value: The plaintext; None, a tombstone, stays None so that compaction works.
+            key: The record's key, bound to the value by default.
+            headers: The record's headers.
+            partition: The target partition where it is known.
+
+        Returns:
+            The sealed value and the headers to send: the caller's first, ours last.
+
+        Raises:
+            AlreadySealed: The record carries an envelope.
+            KeyUnavailable: A data key is due and KMS is away; the same call may succeed later.
+            KeyRefused: A data key is due and KMS says no.
+            ConfigError: The partition is not 0 to 2^31 - 1, or the encryptor is closed.
+        """
+        pairs = header_list(headers)
+        if value is None:
+            return None, pairs
+        lane = LANE_UNKNOWN if partition is None else partition
+        if not 0 <= lane <= MAX_LANE and partition is not None:
+            raise ConfigError(f"partition {partition} is not 0 to {MAX_LANE}")
+        sealed, sent = self.topic(topic).seal(value, key, pairs, lane)
+        return sealed, list(sent or ())
+
+    def topic(self, topic: str) -> TopicSealer:
+        """Give the sealer of one topic: the same one for every call, so keep it where speed matters.
+
+        Raises:
+            ConfigError: The encryptor is closed, or the topic makes no valid context.
+        """
+        sealer = self._sealers.get(topic)
+        if sealer is not None:
+            return sealer
+        with self._sealers_lock:
+            if self._closed:
+                raise ConfigError("the encryptor is closed")
+            if topic not in self._sealers:
+                context = build_context(self._context, self._topic_names.get(topic, topic))
+                issuer = DataKeyIssuer(self._minter, topic, context)
+                self._sealers[topic] = TopicSealer(issuer, self._bound, self._framing, self._clock)
+            return self._sealers[topic]
+
+    def ready(self, topic: str) -> None:
+        """Have a data key for ``topic`` at hand, minting one where there is none.
+
+        Raises:
+            KeyUnavailable, KeyRefused, ConfigError: None could be minted.
+        """
+        issuer = self.topic(topic).issuer
+        with issuer.lock:
+            issuer.attend(0)
+
+    def retire(self, topic: str, reason: str) -> None:
+        """Let the current data key of ``topic`` seal nothing more: after a failed delivery, a purge or an abort."""
+        sealer = self._sealers.get(topic)
+        if sealer is not None:
+            sealer.issuer.retire(reason)
+
+    def retire_all(self, reason: str) -> None:
+        """Let the current data keys of all topics seal nothing more."""
+        for sealer in list(self._sealers.values()):
+            sealer.issuer.retire(reason)
+
+    def close(self) -> None:
+        """Drop every data key; sealing raises ConfigError from now on. The key service stays open."""
+        with self._sealers_lock:
+            self._closed = True
+            sealers = list(self._sealers.values())
+        for sealer in sealers:
+            sealer.issuer.close()
+        self._minter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an encryptor holds data keys of one process and cannot be pickled or copied")

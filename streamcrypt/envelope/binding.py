@@ -1,0 +1,60 @@
+"""Bound record fields to AAD bytes. spec: 5.2"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from struct import Struct
+
+from streamcrypt.envelope.header import BOUND_HEADER_PREFIX, BOUND_KEY
+
+__all__ = ["KIND_TOMBSTONE", "KIND_VALUE", "AADBuilder", "Headers", "aad_builder"]
+
+Headers = Sequence[tuple[str, bytes | None]]
+"""A record's headers in order, as Kafka keeps them: names may repeat, values may be null."""
+
+AADBuilder = Callable[[bytes | None, Headers | None], bytes]
+"""``build(key, headers)`` gives the AAD of one record."""
+
+KIND_VALUE = b"\x01"
+KIND_TOMBSTONE = b"\x02"
+
+_NULL = b"\x00"
+_length = Struct(">BI").pack  # 01 and the length that follows it
+_count = Struct(">I").pack
+
+
+def aad_builder(bound: tuple[str, ...], kind: bytes = KIND_VALUE) -> AADBuilder:
+    """Choose the function that builds the AAD for one bound list, once per data key."""
+    if not bound:
+        return lambda _key, _headers: kind
+    if bound == (BOUND_KEY,):
+        return _key_only(kind)
+    return _general(bound, kind)
+
+
+def _key_only(kind: bytes) -> AADBuilder:
+    null_key = kind + _NULL
+    pack = Struct(">cBI").pack
+
+    def build(key: bytes | None, _headers: Headers | None) -> bytes:
+        return null_key if key is None else pack(kind, 1, len(key)) + key
+
+    return build
+
+
+def _general(bound: tuple[str, ...], kind: bytes) -> AADBuilder:
+    # None stands for the record key; a name for a header.
+    items = [None if item == BOUND_KEY else item.removeprefix(BOUND_HEADER_PREFIX) for item in bound]
+
+    def build(key: bytes | None, headers: Headers | None) -> bytes:
+        parts = [kind]
+        for name in items:
+            if name is None:
+                parts.append(_NULL if key is None else _length(1, len(key)) + key)
+                continue
+            values = [value for header, value in headers or () if header == name]
+            parts.append(_count(len(values)))
+            parts.extend(_NULL if value is None else _length(1, len(value)) + value for value in values)
+        return b"".join(parts)
+
+    return build

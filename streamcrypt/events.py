@@ -1,0 +1,284 @@
+"""Facts that leave streamcrypt sideways, as data: for logs, metrics and the status page.
+
+An observer is called once per data key, call to the key service, batch or failure, never once per record.
+No event has a field that can hold a key or a record's content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = [
+    "BatchDone",
+    "DataKeyDropped",
+    "DataKeyMintFailed",
+    "DataKeyMinted",
+    "DataKeyOpened",
+    "DataKeyRefused",
+    "DataKeyRetired",
+    "DevelopmentKeyInUse",
+    "Event",
+    "KeyAliasMoved",
+    "KeyServiceCalled",
+    "Observer",
+    "OffsetsCommitted",
+    "PartitionPaused",
+    "PartitionResumed",
+    "PartitionsAssigned",
+    "PartitionsLost",
+    "PartitionsRevoked",
+    "PipelineFailed",
+    "PipelineReady",
+    "PipelineStarting",
+    "PipelineStopped",
+    "RecordFailed",
+    "ignore_events",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyMinted:
+    """A new data key was issued for a topic. ``data_key`` is its public id (the commitment, hex)."""
+
+    topic: str
+    data_key: str
+    key_ids: tuple[str, ...]
+    seconds: float
+    ahead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyRetired:
+    """A data key seals nothing more. ``reason``: messages, age, bytes, ceiling, failure, fork, clock, closed."""
+
+    topic: str
+    data_key: str
+    reason: str
+    messages: int
+    bytes: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyMintFailed:
+    """The key service gave no new data key. ``error`` is the error's class name."""
+
+    topic: str
+    error: str
+    detail: str
+    retriable: bool
+    ahead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyOpened:
+    """A reader unwrapped a data key (a cache miss). ``shared``: known already under another header, no call made."""
+
+    topic: str
+    data_key: str
+    key_id: str
+    seconds: float
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyRefused:
+    """A reader could not get a data key. ``record_fault``: the record is to blame, not the key service."""
+
+    topic: str
+    error: str
+    detail: str
+    record_fault: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyDropped:
+    """A reader dropped a data key from its cache. ``reason``: lru, ttl, closed."""
+
+    data_key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyServiceCalled:
+    """One call to the key service ended. ``outcome`` is ``ok`` or the service's error code.
+
+    ``request_id`` finds the call in CloudTrail, together with ``key_id``, ``key_material_id`` and ``context``.
+    """
+
+    operation: str
+    region: str
+    key_id: str
+    key_material_id: str
+    context: tuple[tuple[str, str], ...]
+    outcome: str
+    request_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAliasMoved:
+    """An alias points to another KEK now. The earlier target stays trusted only where it is listed."""
+
+    alias: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class DevelopmentKeyInUse:
+    """The local provider is in use: fit for development and tests only."""
+
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStarting:
+    """A pipeline is about to join its consumer group."""
+
+    pipeline: str
+    mode: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineReady:
+    """A pipeline has its assignment and a key at hand."""
+
+    pipeline: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStopped:
+    """A pipeline has ended. ``clean``: everything read was delivered and committed."""
+
+    pipeline: str
+    clean: bool
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFailed:
+    """A pipeline halts on an error it may not pass."""
+
+    pipeline: str
+    error: str
+    detail: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsAssigned:
+    """The consumer group gave this member partitions."""
+
+    pipeline: str
+    partitions: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsRevoked:
+    """The consumer group takes partitions away; what was done was committed first."""
+
+    pipeline: str
+    partitions: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsLost:
+    """Partitions went to another member before this one could commit."""
+
+    pipeline: str
+    partitions: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPaused:
+    """A partition waits, nothing of it is passed or committed. ``error`` is the error's class name."""
+
+    pipeline: str
+    topic: str
+    partition: int
+    offset: int
+    error: str
+    detail: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionResumed:
+    """A partition goes on after a pause of ``seconds``."""
+
+    pipeline: str
+    topic: str
+    partition: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailed:
+    """One record could not be passed on. ``action``: halt, skip, return."""
+
+    pipeline: str
+    topic: str
+    partition: int
+    offset: int
+    error: str
+    detail: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A fetched batch was sealed or opened and handed to the producer. Sizes are of values, in bytes."""
+
+    pipeline: str
+    topic: str
+    records: int
+    bytes_in: int
+    bytes_out: int
+    tombstones: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetsCommitted:
+    """Offsets up to which everything is delivered were committed."""
+
+    pipeline: str
+    partitions: int
+    records: int
+    seconds: float
+
+
+Event = (
+    DataKeyMinted
+    | DataKeyRetired
+    | DataKeyMintFailed
+    | DataKeyOpened
+    | DataKeyRefused
+    | DataKeyDropped
+    | KeyServiceCalled
+    | KeyAliasMoved
+    | DevelopmentKeyInUse
+    | PipelineStarting
+    | PipelineReady
+    | PipelineStopped
+    | PipelineFailed
+    | PartitionsAssigned
+    | PartitionsRevoked
+    | PartitionsLost
+    | PartitionPaused
+    | PartitionResumed
+    | RecordFailed
+    | BatchDone
+    | OffsetsCommitted
+)
+
+Observer = Callable[[Event], None]
+"""Receives events on whatever thread they happen; must not block or raise."""
+
+
+def ignore_events(_event: Event, /) -> None:
+    """Drop every event: the default observer of the library."""

@@ -1,0 +1,1 @@
+"""Internal: key life cycle. Public names are in :mod:`streamcrypt`."""

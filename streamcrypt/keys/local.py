@@ -1,0 +1,145 @@
+"""A key service in a file: for development and tests, never for production."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn, Self
+
+from streamcrypt.crypto.data_key import wipe
+from streamcrypt.crypto.suites import DEK_BYTES
+from streamcrypt.crypto.wrapping import unwrap_dek, wrap_dek
+from streamcrypt.envelope.header import EncryptedDataKey
+from streamcrypt.errors import ConfigError, KeyRefused
+from streamcrypt.events import DevelopmentKeyInUse, Observer, ignore_events
+from streamcrypt.keys.provider import GeneratedDataKey
+
+__all__ = ["LocalKeyProvider"]
+
+_PRIVATE = stat.S_IRWXG | stat.S_IRWXO
+
+
+class LocalKeyProvider:
+    """KEKs of 32 bytes held in memory, from a keyring file ``{"primary": ID, "keys": {ID: base64 of 32 bytes}}``.
+
+    Args:
+        keys: KEK id to 32 bytes. Every one of them opens.
+        primary: The id of the KEK that wraps new data keys.
+        observer: Told once that a development key is in use.
+
+    Raises:
+        ConfigError: The primary is missing, an id is not printable ASCII, or a KEK is not 32 bytes.
+
+    .. danger:: Whoever reads the file reads every record. There is no access control, no audit and no revocation.
+    """
+
+    provider = "local"
+    trust_generation = 0
+
+    def __init__(self, keys: Mapping[str, bytes], primary: str, *, observer: Observer = ignore_events) -> None:
+        if primary not in keys:
+            raise ConfigError(f"keyring: the primary {primary!r} is not among the keys")
+        for key_id, key in keys.items():
+            if not key_id.isascii() or not key_id.isprintable() or not key_id or " " in key_id:
+                raise ConfigError(f"keyring: the key id {key_id!r} is not printable ASCII without spaces")
+            if len(key) != DEK_BYTES:
+                raise ConfigError(f"keyring: the key {key_id!r} is not {DEK_BYTES} bytes")
+        self._keys = {key_id: bytearray(key) for key_id, key in keys.items()}
+        self._primary = primary
+        observer(DevelopmentKeyInUse(primary))
+
+    @classmethod
+    def generate(cls, key_id: str = "local-1", *, observer: Observer = ignore_events) -> Self:
+        """Make a keyring of one fresh KEK, in memory only."""
+        return cls({key_id: os.urandom(DEK_BYTES)}, key_id, observer=observer)
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, observer: Observer = ignore_events) -> Self:
+        """Read a keyring file.
+
+        Raises:
+            ConfigError: It is missing, readable by others than its owner, or not a keyring.
+        """
+        file = Path(path)
+        try:
+            mode = file.stat().st_mode
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"keyring {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+        if mode & _PRIVATE:
+            raise ConfigError(
+                f"keyring {file}: others than its owner may open it (mode {stat.S_IMODE(mode):04o})",
+                remedy=f"chmod 600 {file}",
+            )
+        try:
+            content = json.loads(text)
+            keys = {str(k): base64.b64decode(v, validate=True) for k, v in content["keys"].items()}
+            primary = content["primary"]
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, binascii.Error, ValueError):
+            # The parser's own words would quote the file.
+            raise ConfigError(f'keyring {file}: not {{"primary": ID, "keys": {{ID: base64 of 32 bytes}}}}') from None
+        return cls(keys, str(primary), observer=observer)
+
+    def save(self, path: str | Path) -> None:
+        """Write the keyring to a new file that only its owner may open (mode 0600).
+
+        Raises:
+            ConfigError: The file exists already or cannot be written.
+        """
+        content = {
+            "primary": self._primary,
+            "keys": {key_id: base64.b64encode(key).decode() for key_id, key in self._keys.items()},
+        }
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise ConfigError(f"keyring {path}: {error.strerror}") from None
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+    def generate_data_key(self, context: Mapping[str, str]) -> GeneratedDataKey:
+        """See :class:`streamcrypt.keys.provider.KeyProvider`."""
+        dek = bytearray(os.urandom(DEK_BYTES))
+        wrapped = wrap_dek(self._kek(self._primary), dek, _aad(context))
+        return GeneratedDataKey(dek, (EncryptedDataKey(self.provider, self._primary, wrapped),))
+
+    def trusted(self, keys: Sequence[EncryptedDataKey]) -> Sequence[tuple[EncryptedDataKey, str]]:
+        """See :class:`streamcrypt.keys.provider.KeyProvider`."""
+        return [(key, key.key_id) for key in keys if key.provider == self.provider and key.key_id in self._keys]
+
+    def decrypt_data_key(self, encrypted: EncryptedDataKey, key_id: str, context: Mapping[str, str]) -> bytearray:
+        """See :class:`streamcrypt.keys.provider.KeyProvider`."""
+        return unwrap_dek(self._kek(key_id), encrypted.ciphertext, _aad(context))
+
+    def check(self) -> str:
+        """See :class:`streamcrypt.keys.provider.KeyProvider`."""
+        self._kek(self._primary)
+        return self._primary
+
+    def _kek(self, key_id: str) -> bytearray:
+        try:
+            return self._keys[key_id]
+        except KeyError:
+            raise KeyRefused("the keyring is closed", key_id=key_id) from None
+
+    def close(self) -> None:
+        """Overwrite the KEKs."""
+        for key in self._keys.values():
+            wipe(key)
+        self._keys.clear()
+
+    def __repr__(self) -> str:
+        return f"LocalKeyProvider(primary={self._primary!r}, keys={len(self._keys)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a keyring stays in its process and cannot be pickled")
+
+
+def _aad(context: Mapping[str, str]) -> bytes:
+    return json.dumps(sorted(context.items()), separators=(",", ":")).encode()

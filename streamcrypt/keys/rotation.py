@@ -1,0 +1,122 @@
+"""When a data key is too old: the rule, pure. It knows no clock and no key service; the caller passes readings in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from streamcrypt.crypto.suites import MAX_BYTES_PER_DATA_KEY, MAX_RECORDS_PER_DATA_KEY
+from streamcrypt.errors import ConfigError
+
+__all__ = ["CachePolicy", "RotationPolicy", "parse_duration", "parse_size"]
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+
+
+def parse_duration(value: float | str) -> float:
+    """Read a duration in seconds: ``300``, ``"300"``, ``"5m"``; units ms, s, m, h, d.
+
+    Raises:
+        ConfigError: It is neither a number nor a number with one of the units.
+    """
+    return _parse(value, _DURATION_UNITS, "s", "duration")
+
+
+def parse_size(value: int | str) -> int:
+    """Read a size in bytes: ``1024``, ``"1024"``, ``"1KiB"``; units B, KiB, MiB, GiB.
+
+    Raises:
+        ConfigError: It is neither a number nor a number with one of the units, or no whole number of bytes.
+    """
+    size = _parse(value, _SIZE_UNITS, "B", "size")
+    if size != int(size):
+        raise ConfigError(f"{value!r} is no whole number of bytes")
+    return int(size)
+
+
+def _parse(value: float | str, units: dict[str, float] | dict[str, int], default: str, what: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    unit = (match[2] or default) if match else ""
+    if match is None or unit not in units:
+        raise ConfigError(f"{value!r} is no {what}: a number, or a number with one of {', '.join(units)}")
+    number = float(match[1]) if "." in match[1] else int(match[1])
+    return number * units[unit]
+
+
+@dataclass(frozen=True, slots=True)
+class RotationPolicy:
+    """A data key is replaced after so many messages, seconds or bytes, whichever comes first.
+
+    Attributes:
+        max_messages: Records sealed under one key, 1 to 2^32. Default 1,000,000: at 300,000 records/s one call to
+            KMS every three seconds, and what one exposed key opens stays small.
+        max_age: Seconds since the key was minted, or a string such as ``"5m"``. Default 5 minutes: a revoked
+            permission stops sealing within that time, and 20 writers make 240 calls to KMS an hour.
+        max_bytes: Plaintext and AAD sealed under one key, 1 to 64 GiB, or a string such as ``"16GiB"``. A record
+            larger than this gets a key of its own. Default 16 GiB: a quarter of the ceiling (spec: 7).
+
+    Raises:
+        ConfigError: A limit is not positive, or above the ceiling of the suites.
+    """
+
+    max_messages: int = 1_000_000
+    max_age: float = 300.0
+    max_bytes: int = 16 * 2**30
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_age", parse_duration(self.max_age))
+        object.__setattr__(self, "max_bytes", parse_size(self.max_bytes))
+        if isinstance(self.max_messages, bool) or not isinstance(self.max_messages, int):
+            raise ConfigError("rotation.max_messages is no whole number")
+        if not 1 <= self.max_messages <= MAX_RECORDS_PER_DATA_KEY:
+            raise ConfigError(
+                f"rotation.max_messages is not 1 to {MAX_RECORDS_PER_DATA_KEY}, the ceiling of the suites"
+            )
+        if not 1 <= self.max_bytes <= MAX_BYTES_PER_DATA_KEY:
+            raise ConfigError("rotation.max_bytes is not 1 B to 64GiB, the ceiling of the suites")
+        if not self.max_age > 0:
+            raise ConfigError("rotation.max_age is not above zero")
+
+    def due(self, messages: int, used_bytes: int, age: float, record_bytes: int) -> str | None:
+        """Say why a key may not seal one more record of ``record_bytes``: messages, bytes or age; None if it may."""
+        if messages >= self.max_messages:
+            return "messages"
+        if messages and used_bytes + record_bytes > self.max_bytes:
+            return "bytes"
+        if age >= self.max_age:
+            return "age"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """How many opened data keys a reader keeps, and for how long.
+
+    Attributes:
+        max_entries: Data keys kept, least recently used dropped first. Default 10,000, about 25 MB.
+        ttl: Seconds from unwrapping until KMS is asked again, whatever the use; or a string such as ``"15m"``. It is
+            the time within which a revoked permission stops reading. Default 15 minutes.
+        refusal_ttl: Seconds for which a refused header is refused without asking KMS again. Default 30 seconds.
+            Only refusals of the record are kept, never "access denied" or "key disabled".
+        refused_misses_per_minute: Refusals by KMS that one partition may cause in a minute before it has to wait, so
+            that junk headers do not eat the KMS quota of the account. Default 600.
+
+    Raises:
+        ConfigError: A value is not positive.
+    """
+
+    max_entries: int = 10_000
+    ttl: float = 900.0
+    refusal_ttl: float = 30.0
+    refused_misses_per_minute: int = 600
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ttl", parse_duration(self.ttl))
+        object.__setattr__(self, "refusal_ttl", parse_duration(self.refusal_ttl))
+        for name in ("max_entries", "ttl", "refusal_ttl", "refused_misses_per_minute"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"cache.{name} is not above zero")
