@@ -46,6 +46,8 @@ class Decryptor:
         framing: ``header`` (default) accepts the Kafka header only; ``self_contained`` accepts either, one at a time.
         clock: Seconds on a clock that counts suspend; default CLOCK_BOOTTIME.
         observer: Told of data keys opened, refused and dropped.
+        max_wait: Seconds for which a record waits for a data key to be unwrapped before KeyUnavailable is raised,
+            while unwrapping goes on; default None: as long as the key service's own timeouts allow.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -64,6 +66,7 @@ class Decryptor:
         framing: Framing | str = Framing.HEADER,
         clock: Clock = boottime,
         observer: Observer = ignore_events,
+        max_wait: float | None = None,
     ) -> None:
         self._keys = keys
         self._require_context = frozenset((require_context or {}).items())
@@ -74,7 +77,7 @@ class Decryptor:
         self._clock = clock
         self._observer = observer
         policy = cache or CachePolicy()
-        self._cache = DataKeyCache(policy, clock, observer)
+        self._cache = DataKeyCache(policy, clock, observer, max_wait)
         self._entries = self._cache.entries
         self._budget = MissBudget(policy.refused_misses_per_minute, clock)
         self._generation = keys.trust_generation

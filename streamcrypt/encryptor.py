@@ -110,6 +110,9 @@ class Encryptor:
         clock: Seconds on a clock that counts suspend; default CLOCK_BOOTTIME.
         wall_clock: Seconds of the wall clock, whose jumps retire keys; default ``time.time``.
         observer: Told of data keys minted, retired and refused.
+        max_wait: Seconds for which a record waits for a data key that is due before KeyUnavailable is raised, while
+            minting goes on; default None: as long as the key service's own timeouts allow. A loop that must also
+            serve its consumer group sets it low.
 
     Raises:
         ConfigError: A setting is wrong, or the installed library cannot do the suite.
@@ -131,6 +134,7 @@ class Encryptor:
         clock: Clock = boottime,
         wall_clock: Clock | None = None,
         observer: Observer = ignore_events,
+        max_wait: float | None = None,
     ) -> None:
         self._context = dict(context or {})
         build_context(self._context, "any")
@@ -148,6 +152,7 @@ class Encryptor:
             clock=clock,
             wall_clock=wall_clock or (time.time if clock is boottime else clock),
             observer=observer,
+            max_wait=max_wait,
         )
         self._sealers: dict[str, TopicSealer] = {}
         self._sealers_lock = threading.Lock()

@@ -10,12 +10,12 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from streamcrypt.crypto.data_key import DataKey
 from streamcrypt.envelope.binding import AADBuilder
 from streamcrypt.envelope.header import EnvelopeHeader
-from streamcrypt.errors import KeyServiceError, StreamcryptError, again
+from streamcrypt.errors import KeyServiceError, KeyUnavailable, StreamcryptError, again
 from streamcrypt.events import DataKeyDropped, Observer
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.rotation import CachePolicy
@@ -56,10 +56,12 @@ class DataKeyCache:
         policy: Size and times.
         clock: Seconds on a clock that counts suspend.
         observer: Told of keys dropped.
+        max_wait: Seconds for which a miss waits; None: as long as the key service may take.
     """
 
-    def __init__(self, policy: CachePolicy, clock: Clock, observer: Observer) -> None:
+    def __init__(self, policy: CachePolicy, clock: Clock, observer: Observer, max_wait: float | None = None) -> None:
         self.policy = policy
+        self._max_wait = max_wait
         self._clock = clock
         self._observer = observer
         self.entries: dict[bytes, CachedDataKey] = {}
@@ -73,6 +75,7 @@ class DataKeyCache:
         """Start with fresh locks: at first, and in a forked child, where another thread may have held one."""
         self._lock = threading.Lock()
         self._pending: dict[bytes, Future[CachedDataKey]] = {}
+        self._executor: ThreadPoolExecutor | None = None
 
     def load(self, header_bytes: bytes, unwrap: Callable[[float], CachedDataKey]) -> CachedDataKey:
         """Give the entry of a header, calling ``unwrap(expires)`` on a miss, once for all threads that miss together.
@@ -92,15 +95,25 @@ class DataKeyCache:
                     raise again(error)
                 del self._refusals[header_bytes]
             waiting = self._pending.get(header_bytes)
+            mine: Future[CachedDataKey] = Future()
             if waiting is None:
-                mine: Future[CachedDataKey] = Future()
                 self._pending[header_bytes] = mine
-        if waiting is not None:
-            try:
-                return waiting.result()
-            except StreamcryptError as error:
-                raise again(error) from None
-        return self._lead(header_bytes, unwrap, mine)
+        if waiting is None and self._max_wait is None:
+            return self._lead(header_bytes, unwrap, mine)
+        if waiting is None:
+            self._threads().submit(self._lead, header_bytes, unwrap, mine)
+        try:
+            return (waiting or mine).result(self._max_wait)
+        except TimeoutError:
+            raise KeyUnavailable("the data key is not unwrapped yet", operation="Decrypt") from None
+        except StreamcryptError as error:
+            raise again(error) from None
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="streamcrypt-unwrap")
+            return self._executor
 
     def _lead(
         self, header_bytes: bytes, unwrap: Callable[[float], CachedDataKey], mine: Future[CachedDataKey]
@@ -136,6 +149,10 @@ class DataKeyCache:
 
     def close(self) -> None:
         """Drop every entry."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True)
         with self._lock:
             for header_bytes in list(self.entries):
                 self._drop(header_bytes, "closed")

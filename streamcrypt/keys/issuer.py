@@ -92,6 +92,7 @@ class Minter:
         clock: Seconds on a clock that counts suspend; ages are measured on it.
         wall_clock: Seconds of the wall clock; only its jumps are looked at.
         observer: Told of keys minted and retired.
+        max_wait: Seconds for which a record waits for a key that is due; None: as long as the key service may take.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Minter:
         clock: Clock,
         wall_clock: Clock,
         observer: Observer,
+        max_wait: float | None = None,
     ) -> None:
         self.keys = keys
         self.suite = suite
@@ -112,6 +114,7 @@ class Minter:
         self.clock = clock
         self.wall_clock = wall_clock
         self.observer = observer
+        self.max_wait = max_wait
         self._executor: Executor | None = None
         self._executor_lock = threading.Lock()
         _FORGET_AFTER_FORK.add(self)
@@ -301,7 +304,9 @@ class DataKeyIssuer:
         done = self._pending or self._start_minting(ahead=False)
         self.lock.release()
         try:
-            done.result()
+            done.result(self._minter.max_wait)
+        except TimeoutError:
+            raise KeyUnavailable("the next data key is not here yet", operation="GenerateDataKey") from None
         except StreamcryptError as error:
             # Several threads may wait for one answer: each raises an error of its own.
             raise again(error) from None
