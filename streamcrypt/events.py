@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "BatchDone",
+    "CommitFailed",
     "DataKeyDropped",
     "DataKeyMintFailed",
     "DataKeyMinted",
@@ -19,8 +20,10 @@ __all__ = [
     "DataKeyRetired",
     "DevelopmentKeyInUse",
     "Event",
+    "KafkaClientError",
     "KeyAliasMoved",
     "KeyServiceCalled",
+    "LoopTurned",
     "Observer",
     "OffsetsCommitted",
     "PartitionPaused",
@@ -30,9 +33,11 @@ __all__ = [
     "PartitionsRevoked",
     "PipelineFailed",
     "PipelineReady",
+    "PipelineRestarting",
     "PipelineStarting",
     "PipelineStopped",
     "RecordFailed",
+    "SourcesChanged",
     "ignore_events",
 ]
 
@@ -230,6 +235,52 @@ class RecordFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineRestarting:
+    """A pipeline lost its footing with the broker; it starts again from what was committed, after ``seconds``."""
+
+    pipeline: str
+    error: str
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopTurned:
+    """The loop of a pipeline is alive; at most once a second. ``held``: partitions that wait for a key or a target."""
+
+    pipeline: str
+    assigned: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesChanged:
+    """The topics that a pipeline reads have changed."""
+
+    pipeline: str
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaClientError:
+    """The Kafka client reports trouble that it handles by itself, such as a broker it cannot reach."""
+
+    pipeline: str
+    client: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFailed:
+    """Offsets could not be committed; what they cover may be read again, nothing is lost."""
+
+    pipeline: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchDone:
     """A fetched batch was sealed or opened and handed to the producer. Sizes are of values, in bytes."""
 
@@ -274,6 +325,11 @@ Event = (
     | RecordFailed
     | BatchDone
     | OffsetsCommitted
+    | PipelineRestarting
+    | LoopTurned
+    | SourcesChanged
+    | KafkaClientError
+    | CommitFailed
 )
 
 Observer = Callable[[Event], None]

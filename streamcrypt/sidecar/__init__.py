@@ -1,0 +1,1 @@
+"""Internal: the container between topics."""

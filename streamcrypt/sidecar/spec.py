@@ -1,0 +1,93 @@
+"""What one pipeline is to do, as plain values; built from the configuration, or by an application."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from streamcrypt.errors import ConfigError
+
+__all__ = ["Mode", "OnFailure", "PipelineSpec", "Start", "template_pattern"]
+
+_PLACEHOLDER = "{topic}"
+
+
+class Mode(StrEnum):
+    """``encrypt`` seals what it reads, ``decrypt`` opens it."""
+
+    ENCRYPT = "encrypt"
+    DECRYPT = "decrypt"
+
+
+class Start(StrEnum):
+    """Where a consumer group begins that has never committed anything."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+
+class OnFailure(StrEnum):
+    """What happens to a record that can never be passed on: stop everything, or leave it behind."""
+
+    HALT = "halt"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSpec:
+    """One pipeline.
+
+    Attributes:
+        name: Unique in the process; in logs and metrics.
+        mode: Seal or open.
+        group: The consumer group.
+        sources: Topic names, and regular expressions that begin with ``^`` and mean the whole name.
+        target: The topic written; ``{topic}`` stands for the source topic.
+        never_read: Regular expressions for topics that a regular expression among the sources must not match: our
+            own targets.
+        start: Where to begin, once, when the group has never committed anything. Default earliest: nothing is lost.
+        keep_partition: Write to the partition of the same number (default), else let the key decide.
+        commit_interval: Seconds between commits. Default 1: a commit waits for every delivery.
+        on_failure: For records that can never pass. Default halt: nobody loses a record unasked.
+    """
+
+    name: str
+    mode: Mode
+    group: str
+    sources: tuple[str, ...]
+    target: str
+    never_read: tuple[str, ...] = ()
+    start: Start = Start.EARLIEST
+    keep_partition: bool = True
+    commit_interval: float = 1.0
+    on_failure: OnFailure = OnFailure.HALT
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError(f"pipeline {self.name!r} reads no topic")
+        for source in self.sources:
+            if not source.startswith("^") and self.target_of(source) == source:
+                raise ConfigError(
+                    f"pipeline {self.name!r} would write onto its own input topic {source!r}",
+                    remedy="Choose another topic in 'to'.",
+                )
+
+    def target_of(self, source: str) -> str:
+        """Give the topic to which records of ``source`` go."""
+        return self.target.replace(_PLACEHOLDER, source)
+
+    def reads(self, topic: str) -> bool:
+        """Say whether this pipeline reads ``topic``. Kafka's own topics and our targets never match by expression."""
+        if topic in self.sources:
+            return True
+        if topic.startswith("__") or re.fullmatch(template_pattern(self.target), topic):
+            return False
+        if any(re.fullmatch(pattern, topic) for pattern in self.never_read):
+            return False
+        return any(source.startswith("^") and re.fullmatch(source, topic) for source in self.sources)
+
+
+def template_pattern(target: str) -> str:
+    """Give the regular expression of every topic that a target template can name."""
+    return ".+".join(re.escape(part) for part in target.split(_PLACEHOLDER))

@@ -1,0 +1,127 @@
+"""Which topics a pipeline reads now, where each goes, and where reading begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from streamcrypt.errors import StreamcryptError
+from streamcrypt.sidecar.spec import PipelineSpec, Start
+
+__all__ = ["RouteProblem", "Routes", "begin_at_latest", "start_where_uncommitted"]
+
+_METADATA_TIMEOUT = 5.0
+_OFFSETS_TIMEOUT = 10.0
+
+
+class RouteProblem(StreamcryptError):
+    """A record's target is missing or has too few partitions: an operator must act, the record waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """A snapshot of the cluster as one pipeline sees it.
+
+    Attributes:
+        spec: The pipeline.
+        partitions: Every topic of the cluster and its number of partitions.
+    """
+
+    spec: PipelineSpec
+    partitions: dict[str, int]
+
+    @classmethod
+    def discover(cls, client: Producer, spec: PipelineSpec, timeout: float = _METADATA_TIMEOUT) -> Routes:
+        """Ask the cluster. No topic is created by asking.
+
+        Raises:
+            KafkaException: No broker answered in time.
+        """
+        topics = client.list_topics(timeout=timeout).topics
+        return cls(spec, {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None})
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The topics to read that exist, in order of name."""
+        return tuple(sorted(topic for topic in self.partitions if self.spec.reads(topic)))
+
+    def check(self) -> None:
+        """Hold the cluster to what the pipeline needs at its start.
+
+        Raises:
+            RouteProblem: A named source or a target is missing, or a target has too few partitions.
+        """
+        for source in self.spec.sources:
+            if not source.startswith("^") and source not in self.partitions:
+                raise RouteProblem(
+                    f"pipeline {self.spec.name!r}: the source topic {source!r} does not exist",
+                    remedy="Create it, or correct 'from'.",
+                )
+        for source in self.sources:
+            self.target_of(source, self.partitions[source] - 1)
+
+    def target_of(self, source: str, partition: int) -> str:
+        """Give the target of a record.
+
+        Raises:
+            RouteProblem: The target is missing, or has no such partition though partitions are kept.
+        """
+        target = self.spec.target_of(source)
+        count = self.partitions.get(target)
+        if count is None:
+            raise RouteProblem(
+                f"pipeline {self.spec.name!r}: the target topic {target!r} does not exist",
+                remedy="Create it, or correct 'to'.",
+            )
+        if self.spec.keep_partition and partition >= count:
+            raise RouteProblem(
+                f"pipeline {self.spec.name!r}: {target!r} has {count} partitions, too few to keep those of {source!r}",
+                remedy=f"Give {target!r} at least {self.partitions.get(source, partition + 1)} partitions, "
+                "or set partition: by_key.",
+            )
+        return target
+
+
+def begin_at_latest(spec: PipelineSpec, consumer: Consumer, routes: Routes) -> None:
+    """Commit the ends of all sources, once, for a group that has never committed anything and starts at latest.
+
+    Done before joining, so that a restart continues from the same place, and that topics and partitions which appear
+    later are read from their start.
+
+    Raises:
+        KafkaException: The cluster did not answer.
+    """
+    partitions = [TopicPartition(topic, p) for topic in routes.sources for p in range(routes.partitions[topic])]
+    if spec.start is not Start.LATEST or not partitions:
+        return
+    if any(p.offset >= 0 for p in consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT)):
+        return
+    offsets = []
+    for place in partitions:
+        watermarks = consumer.get_watermark_offsets(place, timeout=_OFFSETS_TIMEOUT)
+        if watermarks is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001  a public code of the library
+        offsets.append(TopicPartition(place.topic, place.partition, watermarks[1]))
+    try:
+        consumer.commit(offsets=offsets, asynchronous=False)
+    except KafkaException:
+        # Another member has joined meanwhile, and it did this before it joined.
+        committed = consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT)
+        if not any(p.offset >= 0 for p in committed):
+            raise
+
+
+def start_where_uncommitted(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+    """Give the assignment with a place to begin for each partition: what is committed, else the start.
+
+    Raises:
+        KafkaException: The group's offsets could not be read.
+    """
+    committed = consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT)
+    for place in committed:
+        if place.error is not None:
+            raise KafkaException(place.error)
+        if place.offset < 0:
+            place.offset = OFFSET_BEGINNING
+    return list(committed)
