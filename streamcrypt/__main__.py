@@ -1,0 +1,5 @@
+"""``python -m streamcrypt``."""
+
+from streamcrypt.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""The commands and their arguments. A command's module is imported when it is called, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamcrypt.cli.exits import reported
+
+__all__ = ["app"]
+
+# Plain text: rich would double the time that --help takes, and its tracebacks show local variables.
+app = typer.Typer(
+    name="streamcrypt",
+    help="Envelope encryption for Kafka record values, with data keys from AWS KMS.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file; STREAMCRYPT__… variables win over it.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"streamcrypt {version('streamcrypt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(config: Config) -> None:
+    """Encrypt or decrypt between topics until stopped by SIGTERM or SIGINT."""
+    with reported():
+        from streamcrypt.cli.run import run as run_sidecar
+
+        raise SystemExit(run_sidecar(config))
+
+
+@app.command()
+def check(config: Config) -> None:
+    """Say what is wrong with a configuration, and try its brokers, topics, key and port."""
+    with reported():
+        from streamcrypt.cli.check import check as check_config
+
+        raise SystemExit(check_config(config))
+
+
+@app.command()
+def demo(
+    bootstrap: Annotated[
+        str | None, typer.Option(metavar="SERVERS", help="Brokers to use. Default: a mock cluster in this process.")
+    ] = None,
+    kms_endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="KMS endpoint to use. Default: a local key, no KMS.")
+    ] = None,
+) -> None:
+    """Show records on their way: sealed, rotated, opened, and one that was tampered with refused."""
+    with reported():
+        from streamcrypt.cli.demo import demo as show_demo
+
+        raise SystemExit(show_demo(bootstrap, kms_endpoint))

@@ -1,0 +1,170 @@
+"""Rules between settings: which key service takes which fields, and where records would run in a circle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from streamcrypt.config.fields import TOPIC_PLACEHOLDER, is_topic_name
+from streamcrypt.config.model import Settings
+from streamcrypt.config.pipelines import PipelineSettings
+from streamcrypt.config.sections import KeysSettings
+from streamcrypt.config.source import SettingPath
+from streamcrypt.crypto.suites import Suite
+from streamcrypt.errors import ConfigError
+from streamcrypt.keys.aws_names import check_endpoint, parse_key_name
+
+__all__ = ["Finding", "key_findings", "pipeline_findings"]
+
+Finding = tuple[SettingPath, str, str]
+"""Path, what is wrong, what to do."""
+
+Indexed = Mapping[int, PipelineSettings]
+
+_AWS_ONLY = ("key_id", "require", "region", "regions", "endpoint_url", "insecure_endpoint", "trusted_keys")
+
+
+def key_findings(keys: KeysSettings) -> Iterator[Finding]:
+    """Hold the key service's fields against each other."""
+    if keys.provider == "local":
+        yield from _local_findings(keys)
+        return
+    if keys.keyring is not None:
+        yield ("keys", "keyring"), "goes with 'provider: local' only", "Remove it, or write 'provider: local'."
+    if keys.key_id is None:
+        yield ("keys", "key_id"), "is missing", "Add 'key_id: alias/NAME', an alias ARN or a key ARN."
+    for key_id in keys.key_id or ():
+        region = parse_key_name(key_id).region
+        if region and keys.region and region != keys.region:
+            message = f"is {keys.region}, but the key is in {region}"
+            yield ("keys", "region"), message, f"Write 'region: {region}', or remove the line."
+    yield from _endpoint_findings(keys)
+
+
+def _local_findings(keys: KeysSettings) -> Iterator[Finding]:
+    if keys.keyring is None:
+        yield ("keys", "keyring"), "is missing", "Add 'keyring: PATH', the path of a keyring file."
+    for name in _AWS_ONLY:
+        if name in keys.model_fields_set and getattr(keys, name):
+            yield ("keys", name), "goes with 'provider: aws-kms' only", "Remove it; the keyring holds the keys."
+
+
+def _endpoint_findings(keys: KeysSettings) -> Iterator[Finding]:
+    if isinstance(keys.endpoint_url, Mapping):
+        for region in keys.endpoint_url:
+            if region != keys.region:
+                message = f"has a URL for {region}, which is not the region"
+                yield ("keys", "endpoint_url", region), message, "Keep the URL of 'region' only."
+    for url in keys.endpoint_urls:
+        try:
+            check_endpoint(url, insecure=keys.insecure_endpoint)
+        except ConfigError as error:
+            yield ("keys", "endpoint_url"), str(error).removeprefix("endpoint_url: "), error.remedy
+
+
+def pipeline_findings(pipelines: Indexed) -> Iterator[Finding]:
+    """Hold pipelines against each other.
+
+    Args:
+        pipelines: Index in the file to pipeline; those that are not sound by themselves are missing.
+    """
+    yield from _repeats(pipelines, "name", lambda p: p.name)
+    yield from _repeats(pipelines, "group", lambda p: p.group)
+    for index, pipeline in pipelines.items():
+        path = ("pipelines", index)
+        if pipeline.mode == "decrypt" and pipeline.suite is not Suite.AES_256_GCM:
+            message = "does not count when decrypting: each envelope names its own suite"
+            yield (*path, "suite"), message, "Remove it."
+        if pipeline.mode == "encrypt" and pipeline.trusted_keys is not None:
+            yield (*path, "trusted_keys"), "does not count when encrypting", "Remove it."
+        yield from _own_input(path, pipeline)
+    edges = _edges({index: p for index, p in pipelines.items() if not any(_own_input((), p))})
+    yield from _mixed_targets(pipelines, edges)
+    yield from _chains(pipelines, edges)
+
+
+def _repeats(pipelines: Indexed, field: str, of: Callable[[PipelineSettings], str]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, pipeline in pipelines.items():
+        value = of(pipeline)
+        if value in first:
+            message = f"{value!r} is also that of pipelines[{first[value]}]"
+            yield ("pipelines", index, field), message, "Give each pipeline its own."
+        first.setdefault(value, index)
+
+
+def _own_input(path: SettingPath, pipeline: PipelineSettings) -> Iterator[Finding]:
+    if pipeline.to == TOPIC_PLACEHOLDER:
+        message = f"{pipeline.to!r} writes every record back onto its own topic"
+        yield (*path, "to"), message, 'Write another topic, such as "{topic}.encrypted".'
+        return
+    for topic in pipeline.topics:
+        target = pipeline.to.replace(TOPIC_PLACEHOLDER, topic)
+        if target in pipeline.topics:
+            message = f"writes to {target!r}, which this pipeline reads"
+            yield (*path, "to"), message, "Write to a topic that no 'from' names."
+        elif not is_topic_name(target):
+            message = f"{target!r}, made from {topic!r}, is longer than 249 characters"
+            yield (*path, "to"), message, "Shorten the template."
+
+
+Edge = tuple[int, str, str]
+"""Index of a pipeline, a topic that it reads, the topic that it then writes."""
+
+
+def _edges(pipelines: Indexed) -> Sequence[Edge]:
+    """Follow every topic that the file names through the pipelines, regexes included."""
+    together = Settings.model_construct(pipelines=tuple(pipelines.values()))
+    specs = {index: together.spec(pipeline) for index, pipeline in pipelines.items()}
+    topics = {topic for p in pipelines.values() for topic in p.topics}
+    topics |= {p.to for p in pipelines.values() if TOPIC_PLACEHOLDER not in p.to}
+    edges: list[Edge] = []
+    # A chain longer than the pipelines passes one of them twice, which is a circle already.
+    for _ in range(len(pipelines) + 1):
+        edges = [
+            (index, topic, spec.target_of(topic))
+            for index, spec in specs.items()
+            for topic in sorted(topics)
+            if spec.reads(topic)
+        ]
+        topics |= {target for _, _, target in edges}
+    return edges
+
+
+def _mixed_targets(pipelines: Indexed, edges: Sequence[Edge]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    reported: set[int] = set()
+    for index, _, target in edges:
+        before = first.setdefault(target, index)
+        if pipelines[before].mode != pipelines[index].mode and index not in reported:
+            reported.add(index)
+            message = f"writes to {target!r}, as pipelines[{before}] does in mode {pipelines[before].mode}"
+            yield ("pipelines", index, "to"), message, "A topic holds plaintext or ciphertext, never both."
+
+
+def _chains(pipelines: Indexed, edges: Sequence[Edge]) -> Iterator[Finding]:
+    reported: set[int] = set()
+    for index, topic, target in edges:
+        for reader, read, _ in edges:
+            if read != target or reader in reported:
+                continue
+            if reader != index and pipelines[reader].mode == pipelines[index].mode:
+                reported.add(reader)
+                done = "encrypted twice" if pipelines[reader].mode == "encrypt" else "decrypted twice"
+                message = f"reads {target!r}, which pipelines[{index}] writes: records would be {done}"
+                yield ("pipelines", reader, "from"), message, "Let one of the two pipelines go, or read another topic."
+            elif topic in _reachable(target, edges):
+                reported |= {index, reader}
+                message = f"reads {target!r}, which pipelines[{index}] writes, and so feeds its own input: a circle"
+                yield ("pipelines", reader, "from"), message, "Break the circle: write to a topic that is not read."
+
+
+def _reachable(start: str, edges: Sequence[Edge]) -> set[str]:
+    seen: set[str] = set()
+    todo = [start]
+    while todo:
+        topic = todo.pop()
+        for _, read, target in edges:
+            if read == topic and target not in seen:
+                seen.add(target)
+                todo.append(target)
+    return seen

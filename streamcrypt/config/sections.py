@@ -1,0 +1,263 @@
+"""The sections of the file besides the pipelines. Field descriptions are the text of the configuration reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from streamcrypt.config.fields import (
+    ClientProperties,
+    Duration,
+    FrozenMap,
+    Size,
+    Texts,
+    Whole,
+    refusal,
+    refused_as_setting,
+)
+from streamcrypt.config.pending import NOT_YET
+from streamcrypt.crypto.suites import MAX_BYTES_PER_DATA_KEY, MAX_RECORDS_PER_DATA_KEY
+from streamcrypt.keys.aws_names import check_endpoint, check_region, parse_key_arn, parse_key_name
+
+__all__ = [
+    "CacheSettings",
+    "Count",
+    "HTTPSettings",
+    "KafkaSettings",
+    "KeysSettings",
+    "LogSettings",
+    "RotationSettings",
+    "Section",
+    "check_key_arns",
+    "no_pairs",
+]
+
+
+def no_pairs() -> Mapping[str, str]:
+    """Give an empty read-only map; a function, since a mapping proxy cannot be copied as a default."""
+    return MappingProxyType({})
+
+
+class Section(BaseModel):
+    """A section of the file: frozen, and closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    section: ClassVar[str] = ""
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_what_is_not_delivered(cls, value: Any, info: ValidationInfo) -> Any:
+        pending = NOT_YET.get(f"{cls.section}.{info.field_name}")
+        if pending is not None and pending.applies(value):
+            raise refusal(pending.message, pending.remedy)
+        return value
+
+
+class KafkaSettings(Section):
+    """Properties of librdkafka, passed on as they are; a few are refused because they undo guarantees."""
+
+    section: ClassVar[str] = "kafka"
+
+    # repr=False: passwords stand among the properties.
+    properties: ClientProperties = Field(
+        default_factory=no_pairs, repr=False, description="Any librdkafka property, for consumers and producers."
+    )
+    consumer: ClientProperties = Field(
+        default_factory=no_pairs,
+        repr=False,
+        description="Further properties for consumers only; they win over the common ones.",
+    )
+    producer: ClientProperties = Field(
+        default_factory=no_pairs,
+        repr=False,
+        description="Further properties for producers only; they win over the common ones.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise refusal("is no section", "Write lines such as bootstrap.servers: HOST:PORT below it.")
+        overlays = {name: value[name] for name in ("consumer", "producer") if name in value}
+        return {"properties": {k: v for k, v in value.items() if k not in overlays}, **overlays}
+
+    @model_validator(mode="after")
+    def _knows_a_broker(self) -> Self:
+        names = {"bootstrap.servers", "metadata.broker.list", "test.mock.num.brokers"}
+        if any(names.isdisjoint({*self.properties, *overlay}) for overlay in (self.consumer, self.producer)):
+            raise refusal("bootstrap.servers is missing", "Add 'bootstrap.servers: HOST:PORT' below 'kafka'.")
+        return self
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The brokers as they were configured, for messages."""
+        merged = {**self.properties, **self.consumer}
+        return merged.get("bootstrap.servers") or merged.get("metadata.broker.list") or "the mock cluster"
+
+
+def _endpoint(value: Any) -> Any:
+    if value is None or isinstance(value, (str, Mapping)):
+        return value
+    raise refusal("is neither a URL nor a map from region to URL", "Write one URL.")
+
+
+class KeysSettings(Section):
+    """The key service that holds the KEKs."""
+
+    section: ClassVar[str] = "keys"
+
+    provider: Literal["aws-kms", "local"] = Field(
+        default="aws-kms", description="aws-kms, or local: a keyring file, for development and tests only."
+    )
+    keyring: str | None = Field(
+        default=None,
+        min_length=1,
+        description='Local provider only: path of the keyring, a file {"primary": ID, "keys": {ID: base64 of 32 bytes}}'
+        " of mode 0600. A relative path starts at the directory of the configuration file.",
+    )
+    key_id: Texts | None = Field(
+        default=None,
+        examples=["alias/payments"],
+        description="The KEK: a key ARN, alias ARN or alias. Several, and templates, are not delivered yet.",
+    )
+    require: Literal["all", "any"] | None = Field(
+        default=None, description="With several key ids: which of them must wrap each data key. Not delivered yet."
+    )
+    region: str | None = Field(
+        default=None, min_length=1, description="The AWS region of the KEK; by default that of the AWS environment."
+    )
+    regions: tuple[str, ...] = Field(
+        default=(), description="Further regions, in order of preference. Not delivered yet."
+    )
+    endpoint_url: Annotated[str | FrozenMap | None, BeforeValidator(_endpoint)] = Field(
+        default=None, description="URL of a local KMS, or {region: URL}. By default AWS's own endpoint."
+    )
+    insecure_endpoint: bool = Field(
+        default=False,
+        description="Allow http:// to a host other than this one. Data keys then cross the network in clear: for"
+        " compose files and closed test networks only.",
+    )
+    trusted_keys: tuple[str, ...] = Field(
+        default=(), description="ARNs of KEKs that opening may use, besides the configured one."
+    )
+
+    @field_validator("key_id")
+    @classmethod
+    def _check_key_id(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for key_id in value or ():
+            with refused_as_setting("key_id: "):
+                parse_key_name(key_id)
+        return value
+
+    @field_validator("region")
+    @classmethod
+    def _check_region(cls, value: str | None) -> str | None:
+        with refused_as_setting("region: ", "Write a region such as eu-west-1."):
+            return value if value is None else check_region(value)
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _check_endpoint(cls, value: str | Mapping[str, str] | None) -> str | Mapping[str, str] | None:
+        for url in [value] if isinstance(value, str) else (value or {}).values():
+            # Whether http:// may go beyond this host depends on insecure_endpoint: see rules.py.
+            with refused_as_setting("endpoint_url: ", "Write one such as https://kms.example.com:8443."):
+                check_endpoint(url, insecure=True)
+        return value
+
+    @field_validator("trusted_keys")
+    @classmethod
+    def _check_trusted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_key_arns(value)
+
+    @property
+    def endpoint_urls(self) -> tuple[str, ...]:
+        """Every endpoint configured, as URLs."""
+        if self.endpoint_url is None:
+            return ()
+        return (self.endpoint_url,) if isinstance(self.endpoint_url, str) else tuple(self.endpoint_url.values())
+
+
+def check_key_arns(arns: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what is no key ARN among trusted keys; an error that carries a remedy."""
+    for arn in arns:
+        with refused_as_setting("trusted_keys: "):
+            parse_key_arn(arn, "trusted_keys")
+    return arns
+
+
+def _at_most(limit: int, text: str) -> AfterValidator:
+    def check(value: int) -> int:
+        if value > limit:
+            raise refusal(f"{value} is above {text}, the ceiling of the algorithm suites", f"Write at most {text}.")
+        return value
+
+    return AfterValidator(check)
+
+
+def _at_least_one(value: int) -> int:
+    if value < 1:
+        raise refusal(f"{value} is below 1", "Write a positive whole number.")
+    return value
+
+
+Count = Annotated[Whole, AfterValidator(_at_least_one)]
+
+
+class RotationSettings(Section):
+    """When a data key is replaced: whichever limit is reached first."""
+
+    section: ClassVar[str] = "rotation"
+
+    max_messages: Annotated[Count, _at_most(MAX_RECORDS_PER_DATA_KEY, str(MAX_RECORDS_PER_DATA_KEY))] = Field(
+        default=1_000_000, description="Records sealed under one data key."
+    )
+    max_age: Duration = Field(default=300.0, description="Age of a data key, from minting.")
+    max_bytes: Annotated[Size, _at_most(MAX_BYTES_PER_DATA_KEY, "64GiB")] = Field(
+        default=16 * 2**30, description="Bytes sealed under one data key."
+    )
+
+
+class CacheSettings(Section):
+    """The data keys that a decrypting pipeline keeps."""
+
+    section: ClassVar[str] = "cache"
+
+    max_entries: Count = Field(default=10_000, description="Data keys kept; the least recently used goes first.")
+    ttl: Duration = Field(
+        default=900.0, description="How long a data key is kept: within this time a revoked permission stops reading."
+    )
+
+
+class HTTPSettings(Section):
+    """Where metrics and health are served."""
+
+    section: ClassVar[str] = "http"
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is all of IPv4.")
+    port: Annotated[Whole, Field(ge=0, le=65535)] = Field(
+        default=9464, description="Port of /metrics, /healthz and /readyz; 0 takes any free one."
+    )
+
+
+class LogSettings(Section):
+    """Log lines on stderr."""
+
+    section: ClassVar[str] = "log"
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The lowest level shown.")
+    format: Literal["json", "console"] = Field(
+        default="json", description="json: one object a line; console: text for people."
+    )
