@@ -1,0 +1,190 @@
+"""The only importer of boto3: clients with our timeouts, made late, once, and again in a forked child.
+
+While a call is under way, DEBUG records of botocore and urllib3 are dropped: botocore.parsers logs whole answers,
+and an answer of KMS holds the data key.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from streamcrypt.errors import ConfigError, StreamcryptError
+from streamcrypt.keys.aws_errors import is_botocore_error, map_failure
+from streamcrypt.keys.aws_names import check_endpoint, pick_endpoint
+
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "TOTAL_ATTEMPTS", "KMSClients", "forget_in_forked_child", "hush"]
+
+_T = TypeVar("_T")
+
+CONNECT_SECONDS = 1.0  # KMS answers in tens of milliseconds; botocore's 60 s would hold a partition for minutes
+READ_SECONDS = 2.0
+TOTAL_ATTEMPTS = 3
+_POOL_CONNECTIONS = 16
+
+_TALKATIVE = ("boto3", "botocore", "urllib3")
+# Named besides those found, since a logger made only during the first call would be missed.
+_KNOWN_LOGGERS = (
+    "botocore.auth",
+    "botocore.client",
+    "botocore.endpoint",
+    "botocore.hooks",
+    "botocore.httpsession",
+    "botocore.parsers",
+    "botocore.retries.standard",
+    "botocore.retryhandler",
+    "botocore.awsrequest",
+    "urllib3.connection",
+    "urllib3.connectionpool",
+)
+
+_call_under_way = threading.local()
+
+
+def _let_through(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG or not getattr(_call_under_way, "depth", 0)
+
+
+def _install_filter() -> None:
+    # A filter on a parent does not see the records of its children, so that each logger gets it.
+    found = [name for name in list(logging.root.manager.loggerDict) if name.split(".")[0] in _TALKATIVE]
+    for name in {*_TALKATIVE, *_KNOWN_LOGGERS, *found}:
+        logging.getLogger(name).addFilter(_let_through)
+
+
+@contextmanager
+def hush() -> Iterator[None]:
+    """Drop DEBUG records of boto3, botocore and urllib3 on this thread meanwhile."""
+    _call_under_way.depth = getattr(_call_under_way, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _call_under_way.depth -= 1
+
+
+class KMSClients:
+    """One boto3 client per region, made at first use. Thread-safe; a forked child makes its own.
+
+    Args:
+        session: A ``boto3.session.Session``, or None for one of the usual credential chain.
+        endpoints: One URL, one by region, or None for AWS itself.
+        insecure_endpoint: Whether http is accepted beyond loopback.
+    """
+
+    def __init__(self, session: Any, endpoints: str | Mapping[str, str] | None, *, insecure_endpoint: bool) -> None:
+        self._given_session = session
+        self._endpoints = endpoints
+        self._insecure = insecure_endpoint
+        self._closed = False
+        self.forget()
+        forget_in_forked_child(self)
+
+    def forget(self) -> None:
+        """Drop clients and lock without touching sockets, which a parent process may still use."""
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._clients: dict[str, Any] = {}
+
+    def default_region(self) -> str:
+        """Return the region of boto's chain: environment, then profile.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        with self._lock:
+            region = _guard(lambda: self._open_session().region_name, "session")
+        if not region:
+            raise ConfigError("no AWS region", remedy="Set region, or AWS_REGION, or give the key as an ARN.")
+        return str(region)
+
+    def get(self, region: str) -> Any:
+        """Return the client for a region.
+
+        Raises:
+            ConfigError: Settings, AWS configuration or the installation forbid one.
+            KeyServiceError: Credentials could not be had.
+        """
+        client = self._clients.get(region)
+        if client is not None:
+            return client
+        with self._lock:
+            if self._closed:
+                raise ConfigError("the key provider is closed")
+            if region not in self._clients:
+                self._clients[region] = _guard(lambda: self._make(region), "client")
+            return self._clients[region]
+
+    def _open_session(self) -> Any:
+        if self._given_session is not None:
+            return self._given_session
+        if self._session is None:
+            try:
+                from boto3.session import Session
+            except ImportError:
+                raise ConfigError("boto3 is not installed", remedy="pip install 'streamcrypt[aws]'") from None
+            self._session = Session()
+        return self._session
+
+    def _make(self, region: str) -> Any:
+        session = self._open_session()
+        from botocore.config import Config
+
+        settings = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": TOTAL_ATTEMPTS},
+            tcp_keepalive=True,
+            max_pool_connections=_POOL_CONNECTIONS,
+            user_agent_extra="lib/streamcrypt",
+        )
+        endpoint = pick_endpoint(self._endpoints, region)
+        client = session.client("kms", region_name=region, endpoint_url=endpoint, config=settings)
+        # AWS_ENDPOINT_URL and profiles can name an endpoint, too.
+        check_endpoint(client.meta.endpoint_url, insecure=self._insecure)
+        _install_filter()
+        return client
+
+    def close(self) -> None:
+        """Close every connection; :meth:`get` refuses from now on."""
+        with self._lock:
+            self._closed = True
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+
+
+def _guard(make: Callable[[], _T], what: str) -> _T:
+    try:
+        return make()
+    except StreamcryptError:
+        raise
+    except Exception as error:  # noqa: BLE001 - botocore raises its own tree and plain Python errors
+        if is_botocore_error(error):
+            raise map_failure(error, operation=what, key_id="") from None
+        # Nothing was called yet, so that only an argument or the installation can be at fault.
+        raise ConfigError(f"the AWS {what} cannot be made: {type(error).__name__}") from None
+
+
+class _Forkable(Protocol):
+    def forget(self) -> None: ...
+
+
+_forkables: weakref.WeakSet[_Forkable] = weakref.WeakSet()
+
+
+def forget_in_forked_child(item: _Forkable) -> None:
+    """Have ``item.forget()`` called in every forked child: a lock held by another thread stays held there for ever."""
+    _forkables.add(item)
+
+
+def _after_fork_in_child() -> None:
+    for item in list(_forkables):
+        item.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
