@@ -1,0 +1,60 @@
+# Everything a developer types. GNU make 4.3 or newer and a POSIX shell; PYTHON may name another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTHON_SOURCES = streamcrypt tests bench examples
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test test-fast lint format bench wheel clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+# A virtual environment and what is installed in it; the stamps redo it when pyproject.toml changes.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "streamcrypt needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Name another one: make PYTHON=/path/to/python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: pyproject.toml | $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sidecar]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+venv: $(VENV)/.dev  ## Create .venv with everything for development
+
+demo: $(VENV)/.run  ## Watch records being sealed, rotated and opened; no Java, no Docker, no account
+	@$(BIN)/streamcrypt demo
+
+test: lint  ## Lint, then every test; finds or starts an Apache Kafka
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev  ## Unit tests, properties and vectors only; no broker
+	@$(BIN)/python -m pytest tests/unit tests/properties tests/vectors -m 'not broker'
+
+lint: $(VENV)/.dev  ## Ruff, mypy, import layers, docstrings
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/interrogate --quiet streamcrypt tests
+
+format: $(VENV)/.dev  ## Format the sources and apply safe fixes
+	$(BIN)/ruff format $(PYTHON_SOURCES)
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+
+bench: $(VENV)/.dev  ## Measure against a raw copy loop; table on screen, JSON in bench/results
+	@$(BIN)/python -m bench
+
+wheel: $(VENV)/.python  ## Build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:  ## Remove what was built or cached, the virtual environment and the fetched broker
+	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(PYTHON_SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
