@@ -1,12 +1,13 @@
-"""A data key: derived once, committed to, then sealing and opening values. spec: 4, 5, 6.
+"""A data key: derived once, committed to, then sealing and opening values. spec: 4.2, 4.3, 4.4, 6.1
 
-The only importer of the ``cryptography`` package in the core.
+With ``wrapping``, which serves the local provider only, the only importer of the ``cryptography`` package.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from functools import cache
 from typing import NoReturn, Protocol, Self
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -14,14 +15,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from streamcrypt.crypto.suites import DEK_BYTES, Suite
+from streamcrypt.crypto.suites import DEK_BYTES, NONCE_BYTES, Suite
 from streamcrypt.errors import AuthenticationFailed, ConfigError, StreamcryptError
 
 __all__ = ["COMMITMENT_BYTES", "DataKey", "InvalidTag", "check_suite", "wipe"]
 
 COMMITMENT_BYTES = 32
 _DERIVED_BYTES = DEK_BYTES + COMMITMENT_BYTES
-_INFO_PREFIX = b"streamcrypt/1\x00"
+_INFO_PREFIX = b"streamcrypt/1\x00"  # spec: 4.1, 11.1
+# The tag of no plaintext and no AAD under key 00 01 … 1f and a nonce of zeros.
+_KNOWN_TAGS = {
+    Suite.AES_256_GCM: bytes.fromhex("f05d76ae4ab99fe5a6f69b3148c2363d"),
+    Suite.AES_256_GCM_SIV: bytes.fromhex("46e65e48d9f99f54124c55884bf72539"),
+}
 
 
 class _AEAD(Protocol):
@@ -29,21 +35,42 @@ class _AEAD(Protocol):
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
 
+_CIPHERS: dict[Suite, Callable[[bytes | bytearray | memoryview], _AEAD]] = {
+    Suite.AES_256_GCM: AESGCM,
+    Suite.AES_256_GCM_SIV: AESGCMSIV,
+}
+
+
 def wipe(buffer: bytearray) -> None:
     """Overwrite a buffer with zeros. Best effort: copies made by Python or OpenSSL are out of reach."""
     buffer[:] = bytes(len(buffer))
 
 
+@cache
 def check_suite(suite: Suite) -> None:
-    """Raise ConfigError where the installed cryptography library cannot do ``suite``: there is no fallback."""
-    _cipher(suite, bytes(DEK_BYTES))
+    """Prove once per process that the installed library does ``suite``, and that it took a copy of the key.
+
+    On OpenSSL before 3.2 the library keeps the caller's buffer instead and reads it at every call, long after it
+    was overwritten here: values would be sealed under a key of zeros.
+
+    Raises:
+        ConfigError: It does not. There is no fallback. spec: 3.1.5
+    """
+    buffer = bytearray(range(DEK_BYTES))
+    aead = _cipher(suite, buffer)
+    wipe(buffer)
+    if aead.encrypt(bytes(NONCE_BYTES), b"", b"") != _KNOWN_TAGS[suite]:
+        raise ConfigError(
+            f"the installed cryptography library cannot be trusted with {suite}: it does not copy keys",
+            remedy="Install a cryptography wheel built on OpenSSL 3.2 or later.",
+        )
 
 
 def _cipher(suite: Suite, key: bytes | bytearray | memoryview) -> _AEAD:
-    if suite is Suite.AES_256_GCM:
-        return AESGCM(key)
+    # No else branch: a third suite, or a name where a Suite belongs, must not fall through to another cipher.
+    make = _CIPHERS[suite]
     try:
-        return AESGCMSIV(key)
+        return make(key)
     except UnsupportedAlgorithm:
         raise ConfigError(
             f"suite {suite} is not in the installed cryptography library",
@@ -57,7 +84,7 @@ class DataKey:
     Args:
         dek: The 32 bytes from the key service. Overwritten here once the derivation is done.
         suite: The algorithm suite.
-        info: The Avro bytes of (suite, context, bound, content) that the key is bound to. spec: 4
+        info: The Avro bytes of (suite, context, bound, content) that the key is bound to. spec: 4.1
         commitment: What the header claims, for a reader; None for a writer.
 
     Raises:
@@ -65,8 +92,8 @@ class DataKey:
         ConfigError: The installed library cannot do the suite.
 
     .. danger:: A data key belongs to one writer in one process. It refuses to be copied and pickled; a nonce
-       used twice under AES-GCM gives away the authentication key. :meth:`seal` trusts its caller to number
-       records; use :class:`streamcrypt.Encryptor`, which does.
+       used twice under AES-GCM gives away the authentication key (spec: 4.4.1). :meth:`seal` trusts its caller to
+       number records; use :class:`streamcrypt.Encryptor`, which does.
     """
 
     __slots__ = ("__weakref__", "_aead", "commitment", "open", "seal", "suite")
@@ -81,10 +108,12 @@ class DataKey:
     def __init__(self, dek: bytearray, suite: Suite, info: bytes, commitment: bytes | None = None) -> None:
         derived = bytearray(_DERIVED_BYTES)
         try:
-            if len(dek) != DEK_BYTES:
+            check_suite(suite)
+            if len(dek) != DEK_BYTES:  # spec: 4.2.1
                 raise AuthenticationFailed("the data key cannot be opened")
             HKDF(SHA256(), _DERIVED_BYTES, salt=None, info=_INFO_PREFIX + info).derive_into(dek, derived)
             mine = bytes(derived[DEK_BYTES:])
+            # spec: 4.3.1
             if commitment is not None and not hmac.compare_digest(mine, commitment):
                 raise AuthenticationFailed("the data key cannot be opened")
             with memoryview(derived) as view, view[:DEK_BYTES] as key:

@@ -1,4 +1,4 @@
-"""Algorithm suites: names, sizes and the ceilings that no configuration exceeds. spec: 3.1, 7."""
+"""Algorithm suites: names, sizes and the ceilings that no configuration exceeds. spec: 3.1.5, 7.1"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAG_BYTES = 16
 
 # NIST SP 800-38D section 8.3 allows 2^32 invocations under one key; the nonces here are counters and need no less.
 MAX_RECORDS_PER_DATA_KEY = 2**32
-# 64 GiB is 2^32 blocks of 16 bytes: the advantage of an attacker on GCM's indistinguishability stays below 2^-64.
+# 64 GiB is s = 2^32 blocks of 16 bytes: with q = 2^32 records, (s + q + 1)^2 / 2^129 = 2^-63. spec: 7.1.1
 MAX_BYTES_PER_DATA_KEY = 64 * 2**30
 
 

@@ -1,7 +1,8 @@
-"""Header model to canonical bytes and back: Avro single-object encoding. spec: 3.1, 3.5
+"""Header model to canonical bytes and back: Avro single-object encoding. spec: 3.1, 3.5, 11.1
 
 The only importer of ``fastavro``. fastavro by itself accepts overlong varints, negative block counts, trailing
-bytes and duplicate entries; re-encoding what was parsed and comparing the bytes closes all of them at once.
+bytes and duplicate entries; re-encoding what was parsed and comparing the bytes closes all of them at once. It also
+makes an object of every item that 8 KiB can claim, so lists are counted before it sees them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ from typing import Any
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
+from streamcrypt.crypto.data_key import COMMITMENT_BYTES
 from streamcrypt.crypto.suites import Suite
-from streamcrypt.envelope.header import MAX_HEADER_BYTES, Content, EncryptedDataKey, EnvelopeHeader
-from streamcrypt.errors import MalformedEnvelope, MangledEnvelope, UnsupportedVersion
+from streamcrypt.envelope.header import (
+    MAX_BOUND,
+    MAX_CONTEXT_PAIRS,
+    MAX_HEADER_BYTES,
+    MAX_KEYS,
+    Content,
+    EncryptedDataKey,
+    EnvelopeHeader,
+)
+from streamcrypt.errors import EnvelopeError, MalformedEnvelope, MangledEnvelope, UnsupportedVersion
 
 __all__ = ["SCHEMA", "SINGLE_OBJECT_PREFIX", "decode_header", "derivation_info", "encode_header"]
 
@@ -49,7 +59,7 @@ SCHEMA: dict[str, Any] = {
         {"name": "keys", "type": {"type": "array", "items": _ENCRYPTED_DATA_KEY}},
     ],
 }
-"""The writer's schema of the header: what the fingerprint stands for. spec: 3.1"""
+"""The writer's schema of the header: what the fingerprint stands for. spec: 3.1.1"""
 
 _DERIVATION_SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -64,6 +74,7 @@ SINGLE_OBJECT_PREFIX = bytes.fromhex("c301f62fd3384a9334e5")
 _PARSED: Any = parse_schema(json.loads(json.dumps(SCHEMA)))
 _PARSED_DERIVATION: Any = parse_schema(json.loads(json.dumps(_DERIVATION_SCHEMA)))
 _AVRO_MARKER = SINGLE_OBJECT_PREFIX[:2]
+_MAX_SHIFT = 63
 
 
 def encode_header(header: EnvelopeHeader) -> bytes:
@@ -97,7 +108,7 @@ def _encode(header: EnvelopeHeader) -> bytes:
 def derivation_info(
     suite: Suite, context: tuple[tuple[str, str], ...], bound: tuple[str, ...], content: Content = Content.PAYLOAD
 ) -> bytes:
-    """Encode what a data key is bound to, for :class:`streamcrypt.crypto.data_key.DataKey`. spec: 4"""
+    """Encode what a data key is bound to, for :class:`streamcrypt.crypto.data_key.DataKey`. spec: 4.1"""
     out = BytesIO()
     schemaless_writer(out, _PARSED_DERIVATION, _derivation_fields(suite, context, bound, content))
     return out.getvalue()
@@ -128,6 +139,7 @@ def decode_header(data: bytes) -> EnvelopeHeader:
     body = BytesIO(data)
     body.seek(len(SINGLE_OBJECT_PREFIX))
     try:
+        _count_lists(data)
         raw: Any = schemaless_reader(body, _PARSED, None)
         header = EnvelopeHeader(
             suite=Suite(raw["suite"]),
@@ -138,12 +150,57 @@ def decode_header(data: bytes) -> EnvelopeHeader:
             keys=tuple(EncryptedDataKey(**key) for key in raw["keys"]),
         )
         canonical = _encode(header) == data
+    except EnvelopeError:
+        raise
     except Exception as error:  # noqa: BLE001  a parser of attacker's bytes may fail in any way
         raise MalformedEnvelope(f"the header does not parse ({type(error).__name__})") from None
     if not canonical:
         raise MalformedEnvelope("the header is not in canonical form")
     header.check()
     return header
+
+
+def _count_lists(data: bytes) -> None:
+    """Walk over the body and refuse a list of more items than its limit, or of more blocks than one. spec: 3.5.3
+
+    Raises:
+        MalformedEnvelope: Too many items, or a length that is negative or too long.
+        IndexError: The body ends early.
+    """
+    _, at = _read_long(data, len(SINGLE_OBJECT_PREFIX))
+    at = _skip_list(data, at + COMMITMENT_BYTES, "context pairs", MAX_CONTEXT_PAIRS, 2)
+    at = _skip_list(data, at, "bound fields", MAX_BOUND, 1)
+    _, at = _read_long(data, at)
+    _skip_list(data, at, "encrypted data keys", MAX_KEYS, 3)
+
+
+def _skip_list(data: bytes, at: int, what: str, limit: int, strings: int) -> int:
+    count, at = _read_long(data, at)
+    if not 0 <= count <= limit:
+        raise MalformedEnvelope(f"more than {limit} {what}, or an array block of another form")
+    for _ in range(count * strings):
+        size, at = _read_long(data, at)
+        if size < 0:
+            raise MalformedEnvelope("a length is negative")
+        at += size
+    if count:
+        if data[at]:
+            raise MalformedEnvelope(f"the {what} stand in more than one block")
+        at += 1
+    return at
+
+
+def _read_long(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004  the last byte of a varint
+            return (value >> 1) ^ -(value & 1), at
+        shift += 7
+        if shift > _MAX_SHIFT:
+            raise MalformedEnvelope("a number has more than 64 bits")
 
 
 def _not_ours(data: bytes) -> MalformedEnvelope | UnsupportedVersion:

@@ -1,4 +1,4 @@
-"""Where the envelope header rides: in a Kafka header, or in the value itself. spec: 6.1, 6.2"""
+"""Where the envelope header rides: in a Kafka header, or in the value itself. spec: 6.2, 6.3"""
 
 from __future__ import annotations
 

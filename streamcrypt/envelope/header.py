@@ -1,4 +1,4 @@
-"""The envelope header as a model, with every limit and rule that can be told without the bytes. spec: 3"""
+"""The envelope header as a model, with every limit and rule that can be told without the bytes. spec: 3.2, 3.3, 3.4"""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class EnvelopeHeader:
 
     Attributes:
         suite: The algorithm suite.
-        commitment: 32 bytes that only the right DEK derives. spec: 4
+        commitment: 32 bytes that only the right DEK derives. spec: 4.3
         context: The KMS encryption context, ascending by name.
         bound: The record fields bound to the value, ascending: ``key``, ``header:<name>``.
         content: What the value holds.
@@ -97,7 +97,7 @@ class EnvelopeHeader:
         return dict(self.context)[TOPIC_CONTEXT]
 
     def check(self) -> None:
-        """Hold the header to every rule of spec sections 3.2 to 3.4.
+        """Hold the header to every rule of content, context, bound fields and keys. spec: 3.1.6, 3.2, 3.3, 3.4
 
         Raises:
             MalformedEnvelope: A rule is broken.
@@ -116,7 +116,9 @@ def _check_context(context: tuple[tuple[str, str], ...]) -> None:
     if len(context) > MAX_CONTEXT_PAIRS:
         raise MalformedEnvelope(f"more than {MAX_CONTEXT_PAIRS} context pairs")
     names = [name for name, _ in context]
-    _check_ascending([(name.encode(),) for name in names], "context names")
+    _check_ascending([(_utf8(name, "a context name"),) for name in names], "context names")
+    for _, value in context:
+        _utf8(value, "a context value")
     if len({name.casefold() for name in names}) != len(names):
         raise MalformedEnvelope("context names differ in case only")
     if not all(names):
@@ -128,7 +130,7 @@ def _check_context(context: tuple[tuple[str, str], ...]) -> None:
 def _check_bound(bound: tuple[str, ...]) -> None:
     if len(bound) > MAX_BOUND:
         raise MalformedEnvelope(f"more than {MAX_BOUND} bound fields")
-    _check_ascending([(item.encode(),) for item in bound], "bound fields")
+    _check_ascending([(_utf8(item, "a bound field"),) for item in bound], "bound fields")
     for item in bound:
         if not _is_bound_item(item):
             raise MalformedEnvelope("a bound field is neither 'key' nor 'header:<name>'")
@@ -137,7 +139,6 @@ def _check_bound(bound: tuple[str, ...]) -> None:
 def _check_keys(keys: tuple[EncryptedDataKey, ...]) -> None:
     if not 1 <= len(keys) <= MAX_KEYS:
         raise MalformedEnvelope(f"not 1 to {MAX_KEYS} encrypted data keys")
-    _check_ascending([(key.provider.encode(), key.key_id.encode()) for key in keys], "encrypted data keys")
     for key in keys:
         if not _PROVIDER.fullmatch(key.provider):
             raise MalformedEnvelope("a provider name is not 1 to 32 of a-z, 0-9 and '-'")
@@ -145,6 +146,14 @@ def _check_keys(keys: tuple[EncryptedDataKey, ...]) -> None:
             raise MalformedEnvelope("a key id is not 1 to 2,048 printable ASCII characters")
         if not 1 <= len(key.ciphertext) <= MAX_CIPHERTEXT_BYTES:
             raise MalformedEnvelope(f"an encrypted data key is not 1 to {MAX_CIPHERTEXT_BYTES} bytes")
+    _check_ascending([(key.provider.encode(), key.key_id.encode()) for key in keys], "encrypted data keys")
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise MalformedEnvelope(f"{what} holds a lone surrogate, which UTF-8 cannot carry") from None
 
 
 def _check_ascending(items: list[tuple[bytes, ...]], what: str) -> None:
@@ -160,7 +169,7 @@ def _is_bound_item(item: str) -> bool:
 
 
 def build_context(user: Mapping[str, str], logical_topic: str) -> tuple[tuple[str, str], ...]:
-    """Build the encryption context of a topic: the user's pairs and ours, in canonical order.
+    """Build the encryption context of a topic: the user's pairs and ours, in canonical order. spec: 3.2.5, 9.1
 
     Raises:
         ConfigError: A name is ours, empty, not a string, or differs from another in case only; too many pairs.
@@ -170,12 +179,17 @@ def build_context(user: Mapping[str, str], logical_topic: str) -> tuple[tuple[st
             raise ConfigError("the encryption context maps strings to strings")
         if name.casefold().startswith(OUR_PREFIX):
             raise ConfigError(f"the context name {name!r} begins with {OUR_PREFIX!r}, which is ours")
-    pairs = tuple(sorted({**user, TOPIC_CONTEXT: logical_topic}.items(), key=lambda pair: pair[0].encode()))
+    pairs = tuple(sorted({**user, TOPIC_CONTEXT: logical_topic}.items(), key=lambda pair: _order(pair[0])))
     try:
         _check_context(pairs)
     except MalformedEnvelope as error:
         raise ConfigError(f"encryption context: {error}") from None
     return pairs
+
+
+def _order(text: str) -> bytes:
+    # A lone surrogate must reach the check that refuses it.
+    return text.encode(errors="surrogatepass")
 
 
 def build_bound(items: Iterable[str]) -> tuple[str, ...]:
@@ -186,7 +200,10 @@ def build_bound(items: Iterable[str]) -> tuple[str, ...]:
     """
     if isinstance(items, str):
         raise ConfigError("bound is a list such as ['key', 'header:type'], not a string")
-    bound = tuple(sorted(set(items), key=str.encode))
+    given = set(items)
+    if not all(isinstance(item, str) for item in given):
+        raise ConfigError("bound is a list of strings such as ['key', 'header:type']")
+    bound = tuple(sorted(given, key=_order))
     try:
         _check_bound(bound)
     except MalformedEnvelope as error:
