@@ -1,19 +1,20 @@
-"""What opening a record means, and what a reader trusts. spec: 8"""
+"""What opening a record means, and what a reader trusts. spec: 6.2, 6.3, 6.4, 8.2, 9.1, 9.2"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn, Self
 
 from streamcrypt.crypto.data_key import DataKey, InvalidTag
 from streamcrypt.encryptor import HeaderList, HeadersArgument, header_list
-from streamcrypt.envelope.binding import aad_builder
+from streamcrypt.envelope.binding import AADBuilder, aad_builder
 from streamcrypt.envelope.codec import decode_header, derivation_info
 from streamcrypt.envelope.framing import MAGIC, Framing, choose, split_frame
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, EnvelopeHeader, build_bound, build_context
 from streamcrypt.errors import (
     AuthenticationFailed,
+    ConfigError,
     ContextMismatch,
     KeyServiceError,
     KeyUnavailable,
@@ -31,6 +32,10 @@ from streamcrypt.keys.rotation import CachePolicy
 __all__ = ["Decryptor"]
 
 _MAX_CALLS_PER_MISS = 2
+# A block is opened as a whole before the first record of it is passed on: this bounds what is held twice.
+_MAX_BLOCK_BYTES = 4 * 2**20
+# Of the KEKs of a record that is refused: three ARNs of multi-Region keys, not eight times 2,048 characters.
+_SHOWN = 320
 
 
 class Decryptor:
@@ -69,8 +74,8 @@ class Decryptor:
         max_wait: float | None = None,
     ) -> None:
         self._keys = keys
-        self._require_context = frozenset((require_context or {}).items())
         build_context(dict(require_context or {}), "any")
+        self._require_context = frozenset((require_context or {}).items())
         self._topic_names = dict(topic_names or {})
         self._require_bound = frozenset(build_bound(require_bound))
         self._self_contained = choose(Framing, framing, "framing") is Framing.SELF_CONTAINED
@@ -80,7 +85,11 @@ class Decryptor:
         self._cache = DataKeyCache(policy, clock, observer, max_wait)
         self._entries = self._cache.entries
         self._budget = MissBudget(policy.refused_misses_per_minute, clock)
-        self._generation = keys.trust_generation
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told of what happens here; a consumer that opens with this decryptor tells the same one."""
+        return self._observer
 
     def decrypt(
         self,
@@ -120,14 +129,14 @@ class Decryptor:
         else:
             header, rest = _split(headers)
         if value is None:
-            return _tombstone(header, headers)
+            return _tombstone(headers)
         if self._self_contained and value[:4] == MAGIC:
-            header, value = _take_frame(header, value)
+            header, value = _take_frame(headers, value)
         if header is None:
             raise self._no_envelope(value, headers)
         entry = self._entries.get(header)
         now = self._clock()
-        if entry is None or now >= entry.expires or entry.approved.get(topic) != self._generation:
+        if entry is None or now >= entry.expires or entry.approved.get(topic) != self._keys.trust_generation:
             entry = self._admit(header, topic, partition)
         entry.used = now
         try:
@@ -135,6 +144,58 @@ class Decryptor:
         except (InvalidTag, ValueError):
             # ValueError: the value is shorter than a nonce.
             raise AuthenticationFailed("the record cannot be opened") from None
+
+    def open_block(
+        self,
+        topic: str,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        headers: Sequence[HeaderList | None],
+        partition: int | None,
+    ) -> tuple[list[bytes], list[HeaderList | None]] | None:
+        """Open a block of records of one partition, all or none.
+
+        Returns:
+            The plaintexts and the headers without ours, or None where the block has to be opened record by record,
+            so that :meth:`open` says which one fails and why.
+        """
+        plain: list[bytes] = []
+        rests: list[HeaderList | None] = []
+        last: bytes | None = None
+        open_: Callable[[bytes, bytes, bytes], bytes]
+        aad_of: AADBuilder
+        size = 0
+        try:
+            for value, key, pairs in zip(values, keys, headers, strict=True):
+                if value is None or not pairs:
+                    return None
+                size += len(value)
+                if size > _MAX_BLOCK_BYTES:
+                    return None
+                rest: HeaderList | None = None
+                if len(pairs) == 1 and pairs[0][0] == HEADER_NAME:
+                    header = pairs[0][1]
+                else:
+                    header, rest = _split(pairs)
+                # Records of one data key stand together: most are done with one comparison.
+                if header is None or header != last:
+                    if header is None or self._self_contained:
+                        return None
+                    entry = self._entry(header, topic, partition)
+                    last, open_, aad_of = header, entry.open, entry.aad
+                plain.append(open_(value[:12], value[12:], aad_of(key, rest)))
+                rests.append(rest)
+        except (InvalidTag, ValueError, StreamcryptError):
+            return None
+        return plain, rests
+
+    def _entry(self, header: bytes, topic: str, partition: int | None) -> CachedDataKey:
+        entry = self._entries.get(header)
+        now = self._clock()
+        if entry is None or now >= entry.expires or entry.approved.get(topic) != self._keys.trust_generation:
+            entry = self._admit(header, topic, partition)
+        entry.used = now
+        return entry
 
     def _no_envelope(self, value: bytes, headers: HeaderList | None) -> StreamcryptError:
         if headers and any(name == HEADER_NAME for name, _ in headers):
@@ -148,18 +209,26 @@ class Decryptor:
 
     def _admit(self, header_bytes: bytes, topic: str, partition: int | None) -> CachedDataKey:
         """Check the policy for this topic and give the opened data key, unwrapping it where it is not at hand."""
+        # Read before the check: where trust changes meanwhile, the next record is checked again.
+        generation = self._keys.trust_generation
         known = self._entries.get(header_bytes)
         try:
             header = known.header if known is not None else decode_header(header_bytes)
             self._check_policy(header, topic)
-            entry = self._cache.load(header_bytes, lambda expires: self._unwrap(header, topic, partition, expires))
+            entry = self._load(header_bytes, header, topic, partition)
+            if not self._keys.trusted((entry.proof,)):
+                # Another KEK of the header is trusted, but nothing shows that its encrypted data key is this one.
+                self._cache.forget(header_bytes, "untrusted")
+                entry = self._load(header_bytes, header, topic, partition)
         except StreamcryptError as error:
-            record_fault = not isinstance(error, KeyServiceError)
+            record_fault = not isinstance(error, (KeyServiceError, ConfigError))
             self._observer(DataKeyRefused(topic, type(error).__name__, str(error), record_fault=record_fault))
             raise
-        self._generation = self._keys.trust_generation
-        entry.approved[topic] = self._generation
+        entry.approved[topic] = generation
         return entry
+
+    def _load(self, header_bytes: bytes, header: EnvelopeHeader, topic: str, partition: int | None) -> CachedDataKey:
+        return self._cache.load(header_bytes, lambda expires: self._unwrap(header, topic, partition, expires))
 
     def _check_policy(self, header: EnvelopeHeader, topic: str) -> None:
         logical = self._topic_names.get(topic, topic)
@@ -175,15 +244,18 @@ class Decryptor:
                 f"the envelope does not bind {', '.join(sorted(unbound))}", remedy="See bound and require_bound."
             )
         if not self._keys.trusted(header.keys):
-            raise UntrustedKey(f"no trusted KEK among {', '.join(key.key_id for key in header.keys)}")
+            ids = ", ".join(key.key_id for key in header.keys)
+            raise UntrustedKey(f"no trusted KEK among {ids[:_SHOWN]}")
 
     def _unwrap(self, header: EnvelopeHeader, topic: str, partition: int | None, expires: float) -> CachedDataKey:
         info = derivation_info(header.suite, header.context, header.bound, header.content)
         identity = header.commitment + info
         same = self._cache.same_data_key(identity)
-        if same is not None:
+        if same is not None and self._keys.trusted((same.proof,)):
             self._observer(DataKeyOpened(topic, same.key.id, header.keys[0].key_id, 0.0, shared=True))
-            return CachedDataKey(same.key, header, identity, same.aad, same.expires)
+            return CachedDataKey(
+                same.key, header, identity=identity, proof=same.proof, aad=same.aad, expires=same.expires
+            )
         if self._budget.left(topic, partition) < 1:
             raise KeyUnavailable(
                 "too many data keys of this partition were refused; it waits so that the KMS quota is spared",
@@ -197,15 +269,29 @@ class Decryptor:
                 key = DataKey(dek, header.suite, info, header.commitment)
             except StreamcryptError as error:
                 # Where one KEK is away and the other refuses, the record may yet open: say that a retry helps.
-                failure = error if failure is None or error.retriable or isinstance(error, KeyServiceError) else failure
+                if failure is None or _hope(error) > _hope(failure):
+                    failure = error
                 continue
             self._observer(DataKeyOpened(topic, key.id, key_id, time.perf_counter() - started, shared=False))
-            return CachedDataKey(key, header, identity, aad_builder(header.bound), expires)
+            return CachedDataKey(
+                key, header, identity=identity, proof=encrypted, aad=aad_builder(header.bound), expires=expires
+            )
         if failure is None:
             raise UntrustedKey("no trusted KEK among those of the record")
-        if not isinstance(failure, KeyServiceError):
+        if not _hope(failure):
             self._budget.spend(topic, partition)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback leads to this frame, and so back to itself
+
+    def ready(self) -> None:
+        """Find out which KEKs are trusted, resolving an alias where one is configured.
+
+        Raises:
+            KeyUnavailable, KeyRefused, ConfigError: The key service.
+        """
+        self._keys.trusted(())
 
     def sweep(self) -> None:
         """Drop data keys past their TTL. Call it now and then where records may stop coming."""
@@ -225,6 +311,11 @@ class Decryptor:
         raise TypeError("a decryptor holds data keys of one process and cannot be pickled or copied")
 
 
+def _hope(error: StreamcryptError) -> int:
+    """Rank how much may be hoped for: a retry helps, an operator can help, or the record is at fault."""
+    return 2 if error.retriable else int(isinstance(error, (KeyServiceError, ConfigError)))
+
+
 def _split(headers: HeaderList | None) -> tuple[bytes | None, HeaderList | None]:
     """Take our header out of the others."""
     if not headers:
@@ -236,13 +327,13 @@ def _split(headers: HeaderList | None) -> tuple[bytes | None, HeaderList | None]
     return (ours[0] if ours else None), rest or None
 
 
-def _tombstone(header: bytes | None, headers: HeaderList | None) -> tuple[None, HeaderList | None]:
-    if header is not None or any(name == TOMBSTONE_HEADER_NAME for name, _ in headers or ()):
+def _tombstone(headers: HeaderList | None) -> tuple[None, HeaderList | None]:
+    if any(name in (HEADER_NAME, TOMBSTONE_HEADER_NAME) for name, _ in headers or ()):
         raise MalformedEnvelope("a null value carries an envelope header")
     return None, headers
 
 
-def _take_frame(header: bytes | None, value: bytes) -> tuple[bytes, bytes]:
-    if header is not None:
+def _take_frame(headers: HeaderList | None, value: bytes) -> tuple[bytes, bytes]:
+    if any(name == HEADER_NAME for name, _ in headers or ()):
         raise MalformedEnvelope("the record has an envelope header and a self-contained value")
     return split_frame(value)

@@ -1,31 +1,34 @@
-"""What sealing a record means. spec: 5, 6"""
+"""What sealing a record means. spec: 4.4, 5.1, 6.1, 6.4, 8.1"""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from struct import Struct
-from typing import NoReturn, Self
+from typing import NoReturn, Self, cast
 
 from streamcrypt.crypto.data_key import check_suite
 from streamcrypt.crypto.suites import Suite
-from streamcrypt.envelope.binding import aad_builder
+from streamcrypt.envelope.binding import aad_builder, block_aad_builder
 from streamcrypt.envelope.framing import MAGIC, Framing, carries_envelope, choose, frame_prefix
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, build_bound, build_context
 from streamcrypt.errors import AlreadySealed, ConfigError
 from streamcrypt.events import Observer, ignore_events
 from streamcrypt.keys.clock import Clock, boottime
-from streamcrypt.keys.issuer import DataKeyIssuer, Minter
+from streamcrypt.keys.issuer import DataKeyIssuer
+from streamcrypt.keys.minting import Minter
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.keys.rotation import RotationPolicy
 
-__all__ = ["LANE_UNKNOWN", "MAX_LANE", "Encryptor", "HeadersArgument", "TopicSealer", "header_list"]
+__all__ = ["LANE_UNKNOWN", "MAX_LANE", "Encryptor", "HeadersArgument", "TopicSealer", "header_list", "refuse_ours"]
 
 MAX_LANE = 0x7FFF_FFFF
 LANE_UNKNOWN = 0xFFFF_FFFF
 _OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _nonce = Struct(">IQ").pack
+# A block is sealed as a whole before the first record of it is sent: this bounds what is held twice.
+_MAX_BLOCK_BYTES = 4 * 2**20
 
 HeaderList = list[tuple[str, bytes | None]]
 HeadersArgument = Sequence[tuple[str, str | bytes | None]] | Mapping[str, str | bytes | None] | None
@@ -40,14 +43,30 @@ def header_list(headers: HeadersArgument) -> HeaderList:
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
 
 
+def refuse_ours(headers: Sequence[tuple[str, bytes | None]]) -> None:
+    """Refuse a record that is to be sealed and carries an envelope header already, a tombstone included.
+
+    Raises:
+        AlreadySealed: It does.
+    """
+    for pair in headers:
+        if pair[0] in _OURS:
+            raise AlreadySealed(f"the record carries a {pair[0]!r} header already")
+
+
+def _any_ours(headers: Sequence[HeaderList | None]) -> bool:
+    return any(name in _OURS for pairs in headers if pairs for name, _ in pairs)
+
+
 class TopicSealer:
     """Seals values for one topic. Get one from :meth:`Encryptor.topic`; safe to use from several threads."""
 
-    __slots__ = ("_aad", "_clock", "_self_contained", "issuer")
+    __slots__ = ("_aad", "_block_aads", "_clock", "_self_contained", "issuer")
 
     def __init__(self, issuer: DataKeyIssuer, bound: tuple[str, ...], framing: Framing, clock: Clock) -> None:
         self.issuer = issuer
         self._aad = aad_builder(bound)
+        self._block_aads = block_aad_builder(bound)
         self._self_contained = framing is Framing.SELF_CONTAINED
         self._clock = clock
 
@@ -67,31 +86,77 @@ class TopicSealer:
             KeyUnavailable, KeyRefused, ConfigError: A key is due and none could be minted.
         """
         if headers:
-            for pair in headers:
-                if pair[0] in _OURS:
-                    raise AlreadySealed(f"the record carries a {pair[0]!r} header already")
+            refuse_ours(headers)
         if value[:4] == MAGIC and carries_envelope(value):
             raise AlreadySealed("the value is a self-contained envelope already")
         aad = self._aad(key, headers)
         size = len(value) + len(aad)
         issuer = self.issuer
+        sequence = 0
         with issuer.lock:
             lease = issuer.lease
+            total = lease.bytes + size
             if (
-                lease.messages >= lease.stop_messages
-                or lease.bytes + size > lease.stop_bytes
-                or self._clock() >= lease.stop_time
+                lease.messages < lease.stop_messages
+                and total <= lease.stop_bytes
+                and lease.looked_at <= self._clock() < lease.stop_time
             ):
-                lease = issuer.attend(size)
-            lease.messages += 1
-            lease.bytes += size
-            lanes = lease.lanes
-            sequence = lanes[lane] = lanes.get(lane, 0) + 1
+                lease.messages += 1
+                lease.bytes = total
+                lanes = lease.lanes
+                sequence = lanes[lane] = lanes.get(lane, 0) + 1
+        if not sequence:
+            lease, sequence = issuer.take(size, lane)
         nonce = _nonce(lane, sequence)
         sealed = nonce + lease.seal(nonce, value, aad)
         if self._self_contained:
             return frame_prefix(lease.header_bytes) + sealed, headers
         return sealed, [*headers, lease.headers_alone[0]] if headers else lease.headers_alone
+
+    def seal_block(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        headers: Sequence[HeaderList | None],
+        lane: int,
+    ) -> tuple[list[bytes], list[HeaderList]] | None:
+        """Seal a block of records of one lane under one data key, all or none: the same bytes as :meth:`seal`.
+
+        Returns:
+            The sealed values and the headers to send, or None where the block has to be sealed record by record: it
+            holds a tombstone or an envelope, is large, crosses a limit of the data key, or framing is self-contained.
+            Nothing was counted then.
+        """
+        if self._self_contained or None in values or (any(headers) and _any_ours(headers)):
+            return None
+        plain = cast("Sequence[bytes]", values)
+        if any(map(bytes.startswith, plain, repeat(MAGIC))):
+            return None
+        aads = self._block_aads(keys, headers)
+        size = sum(map(len, plain)) + sum(map(len, aads))
+        count = len(plain)
+        if size > _MAX_BLOCK_BYTES:
+            return None
+        issuer = self.issuer
+        with issuer.lock:
+            lease = issuer.lease
+            if (
+                lease.messages + count > lease.stop_messages
+                or lease.bytes + size > lease.stop_bytes
+                or not lease.looked_at <= self._clock() < lease.stop_time
+            ):
+                return None
+            lease.messages += count
+            lease.bytes += size
+            first = lease.lanes.get(lane, 0) + 1
+            lease.lanes[lane] = first + count - 1
+        seal, alone = lease.seal, lease.headers_alone
+        numbered = zip(range(first, first + count), plain, aads, strict=True)
+        sealed = [(nonce := _nonce(lane, number)) + seal(nonce, value, aad) for number, value, aad in numbered]
+        return sealed, [[*pairs, alone[0]] if pairs else alone for pairs in headers]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a sealer holds data keys of one process and cannot be pickled or copied")
 
 
 class Encryptor:
@@ -155,7 +220,6 @@ class Encryptor:
             max_wait=max_wait,
         )
         self._sealers: dict[str, TopicSealer] = {}
-        self._sealers_lock = threading.Lock()
         self._closed = False
 
     def encrypt(
@@ -186,6 +250,7 @@ class Encryptor:
         """
         pairs = header_list(headers)
         if value is None:
+            refuse_ours(pairs)
             return None, pairs
         lane = LANE_UNKNOWN if partition is None else partition
         if not 0 <= lane <= MAX_LANE and partition is not None:
@@ -202,14 +267,19 @@ class Encryptor:
         sealer = self._sealers.get(topic)
         if sealer is not None:
             return sealer
-        with self._sealers_lock:
-            if self._closed:
-                raise ConfigError("the encryptor is closed")
-            if topic not in self._sealers:
-                context = build_context(self._context, self._topic_names.get(topic, topic))
-                issuer = DataKeyIssuer(self._minter, topic, context)
-                self._sealers[topic] = TopicSealer(issuer, self._bound, self._framing, self._clock)
-            return self._sealers[topic]
+        # No lock: a fork could catch it held by a thread that the child does not have. So close() may come between.
+        self._check_open()
+        context = build_context(self._context, self._topic_names.get(topic, topic))
+        issuer = DataKeyIssuer(self._minter, topic, context)
+        sealer = self._sealers.setdefault(topic, TopicSealer(issuer, self._bound, self._framing, self._clock))
+        if self._closed:
+            sealer.issuer.close()
+        self._check_open()
+        return sealer
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("the encryptor is closed")
 
     def ready(self, topic: str) -> None:
         """Have a data key for ``topic`` at hand, minting one where there is none.
@@ -217,9 +287,7 @@ class Encryptor:
         Raises:
             KeyUnavailable, KeyRefused, ConfigError: None could be minted.
         """
-        issuer = self.topic(topic).issuer
-        with issuer.lock:
-            issuer.attend(0)
+        self.topic(topic).issuer.ready()
 
     def retire(self, topic: str, reason: str) -> None:
         """Let the current data key of ``topic`` seal nothing more: after a failed delivery, a purge or an abort."""
@@ -234,10 +302,8 @@ class Encryptor:
 
     def close(self) -> None:
         """Drop every data key; sealing raises ConfigError from now on. The key service stays open."""
-        with self._sealers_lock:
-            self._closed = True
-            sealers = list(self._sealers.values())
-        for sealer in sealers:
+        self._closed = True
+        for sealer in list(self._sealers.values()):
             sealer.issuer.close()
         self._minter.close()
 

@@ -99,7 +99,7 @@ class DataKeyRefused:
 
 @dataclass(frozen=True, slots=True)
 class DataKeyDropped:
-    """A reader dropped a data key from its cache. ``reason``: lru, ttl, closed."""
+    """A reader dropped a data key from its cache. ``reason``: lru, ttl, untrusted, closed."""
 
     data_key: str
     reason: str

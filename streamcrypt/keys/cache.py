@@ -1,26 +1,33 @@
 """Opened data keys of a reader, by header bytes: LRU, absolute TTL, one unwrapping for many concurrent misses.
 
-Every key in here passed its commitment check. What may be opened is the decryptor's affair; this file only keeps.
+Every key in here passed its commitment check (spec: 8.2.2). What may be opened is the decryptor's affair; this file
+only keeps.
 """
 
 from __future__ import annotations
 
 import heapq
-import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
 
 from streamcrypt.crypto.data_key import DataKey
 from streamcrypt.envelope.binding import AADBuilder
-from streamcrypt.envelope.header import EnvelopeHeader
-from streamcrypt.errors import KeyServiceError, KeyUnavailable, StreamcryptError, again
+from streamcrypt.envelope.header import EncryptedDataKey, EnvelopeHeader
+from streamcrypt.errors import ConfigError, KeyServiceError, KeyUnavailable, StreamcryptError, again
 from streamcrypt.events import DataKeyDropped, Observer
 from streamcrypt.keys.clock import Clock
+from streamcrypt.keys.forks import forget_after_fork
 from streamcrypt.keys.rotation import CachePolicy
 
 __all__ = ["CachedDataKey", "DataKeyCache", "MissBudget"]
+
+
+# Full buckets are thrown away once there are more; a full one and none are the same.
+_MANY_BUCKETS = 1024
 
 
 class CachedDataKey:
@@ -34,14 +41,26 @@ class CachedDataKey:
         approved: Topic to the trust generation under which the policy was last checked for it.
         identity: What the DEK is bound to, without ``keys``.
         header: The header, for checking the policy again.
+        proof: The encrypted data key that the key service opened. Where its KEK is trusted no more, nor is this entry,
+            whatever else stands in ``header.keys``.
     """
 
-    __slots__ = ("__weakref__", "aad", "approved", "expires", "header", "identity", "key", "open", "used")
+    __slots__ = ("__weakref__", "aad", "approved", "expires", "header", "identity", "key", "open", "proof", "used")
 
-    def __init__(self, key: DataKey, header: EnvelopeHeader, identity: bytes, aad: AADBuilder, expires: float) -> None:
+    def __init__(
+        self,
+        key: DataKey,
+        header: EnvelopeHeader,
+        *,
+        identity: bytes,
+        proof: EncryptedDataKey,
+        aad: AADBuilder,
+        expires: float,
+    ) -> None:
         self.key = key
         self.open = key.open
         self.header = header
+        self.proof = proof
         self.identity = identity
         self.aad = aad
         self.expires = expires
@@ -67,9 +86,12 @@ class DataKeyCache:
         self.entries: dict[bytes, CachedDataKey] = {}
         """For the hot path to look into; a look-up is atomic. It must compare ``expires`` and write ``used``."""
         self._shared: weakref.WeakValueDictionary[bytes, CachedDataKey] = weakref.WeakValueDictionary()
+        # By digest: a header may have 8 KiB, and whoever writes to the topic chooses how many there are.
         self._refusals: dict[bytes, tuple[StreamcryptError, float]] = {}
+        self._dropped: deque[DataKeyDropped] = deque()
+        self._closed = False
         self.after_fork()
-        _CACHES.add(self)
+        forget_after_fork(self)
 
     def after_fork(self) -> None:
         """Start with fresh locks: at first, and in a forked child, where another thread may have held one."""
@@ -83,58 +105,96 @@ class DataKeyCache:
         Raises:
             StreamcryptError: What ``unwrap`` raised; a refusal of the record is repeated for a while without a call.
         """
-        now = self._clock()
-        with self._lock:
-            entry = self.entries.get(header_bytes)
-            if entry is not None and now < entry.expires:
-                return entry
-            refusal = self._refusals.get(header_bytes)
-            if refusal is not None:
-                error, until = refusal
-                if now < until:
-                    raise again(error)
-                del self._refusals[header_bytes]
-            waiting = self._pending.get(header_bytes)
-            mine: Future[CachedDataKey] = Future()
+        while True:
+            with self._lock:
+                entry = self.entries.get(header_bytes)
+                if entry is not None and self._clock() < entry.expires:
+                    return entry
+                self._repeat_refusal(header_bytes)
+                waiting = self._pending.get(header_bytes)
+                if waiting is None:
+                    mine: Future[CachedDataKey] = Future()
+                    self._pending[header_bytes] = mine
             if waiting is None:
-                self._pending[header_bytes] = mine
-        if waiting is None and self._max_wait is None:
-            return self._lead(header_bytes, unwrap, mine)
-        if waiting is None:
-            self._threads().submit(self._lead, header_bytes, unwrap, mine)
-        try:
-            return (waiting or mine).result(self._max_wait)
-        except TimeoutError:
-            raise KeyUnavailable("the data key is not unwrapped yet", operation="Decrypt") from None
-        except StreamcryptError as error:
-            raise again(error) from None
+                if self._max_wait is None or not self._lead_elsewhere(header_bytes, unwrap, mine):
+                    return self._lead(header_bytes, unwrap, mine)
+                waiting = mine
+            try:
+                failure = waiting.exception(self._max_wait)
+            except TimeoutError:
+                raise KeyUnavailable("the data key is not unwrapped yet", operation="Decrypt") from None
+            if failure is None:
+                return waiting.result()
+            if isinstance(failure, StreamcryptError):
+                # Several threads may wait for one answer: each raises an error of its own.
+                raise again(failure) from None
+            if self._max_wait is not None:
+                raise failure
+            # A defect or an interrupt in another thread is that thread's: this one tries for itself.
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _lead_elsewhere(
+        self, header_bytes: bytes, unwrap: Callable[[float], CachedDataKey], mine: Future[CachedDataKey]
+    ) -> bool:
+        """Lead on a thread of ours; False where there is none to be had, as when the interpreter ends."""
         with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="streamcrypt-unwrap")
-            return self._executor
+            if self._closed:
+                return False
+            try:
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="streamcrypt-unwrap")
+                self._executor.submit(self._lead, header_bytes, unwrap, mine)
+            except RuntimeError:
+                return False
+            return True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("the decryptor is closed")
+
+    def _repeat_refusal(self, header_bytes: bytes) -> None:
+        self._check_open()
+        if not self._refusals:
+            return
+        digest = sha256(header_bytes).digest()
+        refusal = self._refusals.get(digest)
+        if refusal is None:
+            return
+        error, until = refusal
+        if self._clock() < until:
+            raise again(error)
+        del self._refusals[digest]
 
     def _lead(
         self, header_bytes: bytes, unwrap: Callable[[float], CachedDataKey], mine: Future[CachedDataKey]
     ) -> CachedDataKey:
         try:
+            self._check_open()
             entry = unwrap(self._clock() + self.policy.ttl)
+            entry.used = self._clock()
+            with self._lock:
+                self._keep(header_bytes, entry)
         except BaseException as error:
             with self._lock:
-                self._pending.pop(header_bytes, None)
-                if isinstance(error, StreamcryptError) and not isinstance(error, KeyServiceError):
+                if isinstance(error, StreamcryptError) and not isinstance(error, (KeyServiceError, ConfigError)):
                     self._remember(header_bytes, error)
-            mine.set_exception(error)
+                self._pending.pop(header_bytes, None)
+            # Not the error itself: its traceback leads to this frame, and so back to itself.
+            mine.set_exception(again(error) if isinstance(error, StreamcryptError) else error)
             raise
-        entry.used = self._clock()
         with self._lock:
             self._pending.pop(header_bytes, None)
-            self._make_room()
-            self.entries[header_bytes] = entry
-            self._shared[entry.identity] = entry
         mine.set_result(entry)
+        self._tell()
         return entry
+
+    def _keep(self, header_bytes: bytes, entry: CachedDataKey) -> None:
+        self._check_open()
+        # Taken out first: an entry that is replaced in its place would keep the place of the old one.
+        if header_bytes in self.entries:
+            self._drop(header_bytes, "ttl")
+        self._make_room()
+        self.entries[header_bytes] = entry
+        self._shared[entry.identity] = entry
 
     def same_data_key(self, identity: bytes) -> CachedDataKey | None:
         """Find a live entry for the same DEK under a header that differs in ``keys`` alone."""
@@ -142,14 +202,26 @@ class DataKeyCache:
             entry = self._shared.get(identity)
             return entry if entry is not None and self._clock() < entry.expires else None
 
-    def sweep(self) -> None:
-        """Drop every entry past its TTL, so that an idle reader does not keep keys."""
+    def forget(self, header_bytes: bytes, reason: str) -> None:
+        """Drop the entry of a header, where there is one."""
         with self._lock:
-            self._drop_expired()
+            if header_bytes in self.entries:
+                self._drop(header_bytes, reason)
+        self._tell()
+
+    def sweep(self) -> None:
+        """Drop every entry past its TTL, so that an idle reader does not keep keys; and refusals past theirs."""
+        now = self._clock()
+        with self._lock:
+            for header_bytes in [h for h, entry in self.entries.items() if now >= entry.expires]:
+                self._drop(header_bytes, "ttl")
+            self._refusals = {d: (error, until) for d, (error, until) in self._refusals.items() if now < until}
+        self._tell()
 
     def close(self) -> None:
-        """Drop every entry."""
+        """Drop every entry, and keep none from now on."""
         with self._lock:
+            self._closed = True
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True)
@@ -157,6 +229,7 @@ class DataKeyCache:
             for header_bytes in list(self.entries):
                 self._drop(header_bytes, "closed")
             self._refusals.clear()
+        self._tell()
 
     def _make_room(self) -> None:
         self._drop_expired()
@@ -170,7 +243,7 @@ class DataKeyCache:
 
     def _drop_expired(self) -> None:
         # Entries stand in the order of loading and share one TTL, so the expired ones come first, save for those that
-        # took over the expiry of an earlier entry; these are caught by the hot path's own comparison.
+        # took over the expiry of an earlier entry: the hot path's own comparison and the sweep catch these.
         now = self._clock()
         expired = []
         for header_bytes, entry in self.entries.items():
@@ -182,12 +255,22 @@ class DataKeyCache:
 
     def _drop(self, header_bytes: bytes, reason: str) -> None:
         entry = self.entries.pop(header_bytes)
-        self._observer(DataKeyDropped(entry.key.id, reason))
+        self._dropped.append(DataKeyDropped(entry.key.id, reason))
+
+    def _tell(self) -> None:
+        # Without the lock: the observer may be slow, or call us.
+        while self._dropped:
+            try:
+                event = self._dropped.popleft()
+            except IndexError:
+                return  # another thread tells it
+            self._observer(event)
 
     def _remember(self, header_bytes: bytes, error: StreamcryptError) -> None:
         if len(self._refusals) >= self.policy.max_entries:
             self._refusals.pop(next(iter(self._refusals)))
-        self._refusals[header_bytes] = (error, self._clock() + self.policy.refusal_ttl)
+        # A fresh error: the one that was raised holds on to every frame that it passed, records included.
+        self._refusals[sha256(header_bytes).digest()] = (again(error), self._clock() + self.policy.refusal_ttl)
 
 
 class MissBudget:
@@ -209,19 +292,10 @@ class MissBudget:
         if bucket is None:
             return self._size
         tokens, at = bucket
-        return min(self._size, tokens + (self._clock() - at) * self._size / 60)
+        return min(self._size, tokens + max(0.0, self._clock() - at) * self._size / 60)
 
     def spend(self, topic: str, partition: int | None) -> None:
         """Take one token."""
         self._buckets[topic, partition] = (self.left(topic, partition) - 1, self._clock())
-
-
-_CACHES: weakref.WeakSet[DataKeyCache] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for cache in list(_CACHES):
-        cache.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+        if len(self._buckets) > _MANY_BUCKETS:
+            self._buckets = {at: bucket for at, bucket in list(self._buckets.items()) if self.left(*at) < self._size}

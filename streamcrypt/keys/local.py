@@ -15,7 +15,7 @@ from streamcrypt.crypto.data_key import wipe
 from streamcrypt.crypto.suites import DEK_BYTES
 from streamcrypt.crypto.wrapping import unwrap_dek, wrap_dek
 from streamcrypt.envelope.header import EncryptedDataKey
-from streamcrypt.errors import ConfigError, KeyRefused
+from streamcrypt.errors import AuthenticationFailed, ConfigError, KeyRefused
 from streamcrypt.events import DevelopmentKeyInUse, Observer, ignore_events
 from streamcrypt.keys.provider import GeneratedDataKey
 
@@ -43,13 +43,15 @@ class LocalKeyProvider:
 
     def __init__(self, keys: Mapping[str, bytes], primary: str, *, observer: Observer = ignore_events) -> None:
         if primary not in keys:
-            raise ConfigError(f"keyring: the primary {primary!r} is not among the keys")
+            # Not quoted: a file with id and key mixed up would show the key.
+            raise ConfigError("keyring: the primary is not among the keys")
         for key_id, key in keys.items():
             if not key_id.isascii() or not key_id.isprintable() or not key_id or " " in key_id:
                 raise ConfigError(f"keyring: the key id {key_id!r} is not printable ASCII without spaces")
             if len(key) != DEK_BYTES:
                 raise ConfigError(f"keyring: the key {key_id!r} is not {DEK_BYTES} bytes")
         self._keys = {key_id: bytearray(key) for key_id, key in keys.items()}
+        self._ids = frozenset(keys)
         self._primary = primary
         observer(DevelopmentKeyInUse(primary))
 
@@ -67,8 +69,9 @@ class LocalKeyProvider:
         """
         file = Path(path)
         try:
-            mode = file.stat().st_mode
-            text = file.read_text(encoding="utf-8")
+            with file.open(encoding="utf-8") as opened:
+                mode = os.fstat(opened.fileno()).st_mode
+                text = opened.read()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"keyring {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
         if mode & _PRIVATE:
@@ -80,10 +83,13 @@ class LocalKeyProvider:
             content = json.loads(text)
             keys = {str(k): base64.b64decode(v, validate=True) for k, v in content["keys"].items()}
             primary = content["primary"]
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, binascii.Error, ValueError):
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, binascii.Error, ValueError, RecursionError):
             # The parser's own words would quote the file.
             raise ConfigError(f'keyring {file}: not {{"primary": ID, "keys": {{ID: base64 of 32 bytes}}}}') from None
-        return cls(keys, str(primary), observer=observer)
+        try:
+            return cls(keys, str(primary), observer=observer)
+        except ConfigError as error:
+            raise ConfigError(f"keyring {file}: {str(error).removeprefix('keyring: ')}") from None
 
     def save(self, path: str | Path) -> None:
         """Write the keyring to a new file that only its owner may open (mode 0600).
@@ -107,15 +113,21 @@ class LocalKeyProvider:
         """See :class:`streamcrypt.keys.provider.KeyProvider`."""
         dek = bytearray(os.urandom(DEK_BYTES))
         wrapped = wrap_dek(self._kek(self._primary), dek, _aad(context))
+        # Closed meanwhile, the KEK may have been all zeros.
+        self._kek(self._primary)
         return GeneratedDataKey(dek, (EncryptedDataKey(self.provider, self._primary, wrapped),))
 
     def trusted(self, keys: Sequence[EncryptedDataKey]) -> Sequence[tuple[EncryptedDataKey, str]]:
         """See :class:`streamcrypt.keys.provider.KeyProvider`."""
-        return [(key, key.key_id) for key in keys if key.provider == self.provider and key.key_id in self._keys]
+        return [(key, key.key_id) for key in keys if key.provider == self.provider and key.key_id in self._ids]
 
     def decrypt_data_key(self, encrypted: EncryptedDataKey, key_id: str, context: Mapping[str, str]) -> bytearray:
         """See :class:`streamcrypt.keys.provider.KeyProvider`."""
-        return unwrap_dek(self._kek(key_id), encrypted.ciphertext, _aad(context))
+        try:
+            return unwrap_dek(self._kek(key_id), encrypted.ciphertext, _aad(context))
+        except AuthenticationFailed:
+            self._kek(key_id)  # closed meanwhile, the record is not at fault
+            raise
 
     def check(self) -> str:
         """See :class:`streamcrypt.keys.provider.KeyProvider`."""
@@ -130,9 +142,11 @@ class LocalKeyProvider:
 
     def close(self) -> None:
         """Overwrite the KEKs."""
-        for key in self._keys.values():
-            wipe(key)
+        keys = list(self._keys.values())
+        # First out of reach, then overwritten: who finds a KEK after using it knows that it was whole.
         self._keys.clear()
+        for key in keys:
+            wipe(key)
 
     def __repr__(self) -> str:
         return f"LocalKeyProvider(primary={self._primary!r}, keys={len(self._keys)})"

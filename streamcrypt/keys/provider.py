@@ -40,7 +40,7 @@ class KeyProvider(Protocol):
         ...
 
     def generate_data_key(self, context: Mapping[str, str]) -> GeneratedDataKey:
-        """Mint a DEK of 32 bytes, wrapped under the configured KEK with exactly this encryption context.
+        """Mint a DEK of 32 bytes, wrapped under the configured KEK with exactly this encryption context. spec: 9.1
 
         Raises:
             KeyUnavailable: A retry helps.
@@ -52,7 +52,7 @@ class KeyProvider(Protocol):
     def trusted(self, keys: Sequence[EncryptedDataKey]) -> Sequence[tuple[EncryptedDataKey, str]]:
         """Pick the wrapped keys that may be tried, most preferred first, each with the *trusted* KEK id to call.
 
-        The id returned is this provider's own string, never the record's. Empty where nothing is trusted.
+        The id returned is this provider's own string, never the record's. Empty where nothing is trusted. spec: 9.2
 
         Raises:
             KeyServiceError: An alias could not be resolved, so that trust is not known.

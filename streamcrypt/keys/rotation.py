@@ -1,7 +1,11 @@
-"""When a data key is too old: the rule, pure. It knows no clock and no key service; the caller passes readings in."""
+"""When a data key is too old: the rule, pure. It knows no clock and no key service; the caller passes readings in.
+
+spec: 7.1, 7.2
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -12,7 +16,7 @@ __all__ = ["CachePolicy", "RotationPolicy", "parse_duration", "parse_size"]
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def parse_duration(value: float | str) -> float:
@@ -31,7 +35,7 @@ def parse_size(value: int | str) -> int:
         ConfigError: It is neither a number nor a number with one of the units, or no whole number of bytes.
     """
     size = _parse(value, _SIZE_UNITS, "B", "size")
-    if size != int(size):
+    if not math.isfinite(size) or size != int(size):
         raise ConfigError(f"{value!r} is no whole number of bytes")
     return int(size)
 
@@ -47,6 +51,11 @@ def _parse(value: float | str, units: dict[str, float] | dict[str, int], default
     return number * units[unit]
 
 
+def _check_whole(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} is no whole number")
+
+
 @dataclass(frozen=True, slots=True)
 class RotationPolicy:
     """A data key is replaced after so many messages, seconds or bytes, whichever comes first.
@@ -57,7 +66,7 @@ class RotationPolicy:
         max_age: Seconds since the key was minted, or a string such as ``"5m"``. Default 5 minutes: a revoked
             permission stops sealing within that time, and 20 writers make 240 calls to KMS an hour.
         max_bytes: Plaintext and AAD sealed under one key, 1 to 64 GiB, or a string such as ``"16GiB"``. A record
-            larger than this gets a key of its own. Default 16 GiB: a quarter of the ceiling (spec: 7).
+            larger than this gets a key of its own. Default 16 GiB: a quarter of the ceiling (spec: 7.1).
 
     Raises:
         ConfigError: A limit is not positive, or above the ceiling of the suites.
@@ -70,8 +79,7 @@ class RotationPolicy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_age", parse_duration(self.max_age))
         object.__setattr__(self, "max_bytes", parse_size(self.max_bytes))
-        if isinstance(self.max_messages, bool) or not isinstance(self.max_messages, int):
-            raise ConfigError("rotation.max_messages is no whole number")
+        _check_whole(self.max_messages, "rotation.max_messages")
         if not 1 <= self.max_messages <= MAX_RECORDS_PER_DATA_KEY:
             raise ConfigError(
                 f"rotation.max_messages is not 1 to {MAX_RECORDS_PER_DATA_KEY}, the ceiling of the suites"
@@ -117,6 +125,8 @@ class CachePolicy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ttl", parse_duration(self.ttl))
         object.__setattr__(self, "refusal_ttl", parse_duration(self.refusal_ttl))
+        _check_whole(self.max_entries, "cache.max_entries")
+        _check_whole(self.refused_misses_per_minute, "cache.refused_misses_per_minute")
         for name in ("max_entries", "ttl", "refusal_ttl", "refused_misses_per_minute"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"cache.{name} is not above zero")

@@ -1,0 +1,166 @@
+"""Minting a data key for writing: the key service's answer, derived, committed to, and put into a header."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from math import inf
+from typing import NoReturn
+
+from streamcrypt.crypto.data_key import DataKey
+from streamcrypt.crypto.suites import Suite
+from streamcrypt.envelope.codec import derivation_info, encode_header
+from streamcrypt.envelope.header import HEADER_NAME, Content, EnvelopeHeader
+from streamcrypt.errors import AuthenticationFailed, ConfigError, EnvelopeError, KeyRefused, KeyUnavailable
+from streamcrypt.events import DataKeyMinted, Observer
+from streamcrypt.keys.clock import Clock
+from streamcrypt.keys.forks import forget_after_fork
+from streamcrypt.keys.provider import KeyProvider
+from streamcrypt.keys.rotation import RotationPolicy
+
+__all__ = ["Lease", "Minter"]
+
+
+class Lease:
+    """One data key in use: its constant header, and what it has sealed so far. Guarded by the issuer's lock."""
+
+    __slots__ = (
+        "bytes",
+        "header_bytes",
+        "headers_alone",
+        "key",
+        "lanes",
+        "looked_at",
+        "messages",
+        "minted_at",
+        "seal",
+        "stop_bytes",
+        "stop_messages",
+        "stop_time",
+        "wall_offset",
+    )
+
+    def __init__(self, key: DataKey | None, header_bytes: bytes, minted_at: float, wall_offset: float) -> None:
+        self.key = key
+        self.seal: Callable[[bytes, bytes, bytes], bytes] = key.seal if key else _no_key
+        self.header_bytes = header_bytes
+        self.headers_alone: list[tuple[str, bytes | None]] = [(HEADER_NAME, header_bytes)]
+        self.lanes: dict[int, int] = {}
+        self.messages = 0
+        self.bytes = 0
+        self.minted_at = minted_at
+        self.looked_at = minted_at
+        self.wall_offset = wall_offset
+        # Where the hot path has to stop and look, besides a clock that reads less than looked_at.
+        self.stop_messages = 0
+        self.stop_bytes = -1
+        self.stop_time = -inf
+
+    @classmethod
+    def none(cls) -> Lease:
+        """Make the lease of no key, which always stops."""
+        return cls(None, b"", 0.0, 0.0)
+
+    def count(self, size: int, lane: int) -> int:
+        """Count one record of ``size`` bytes and give its number in ``lane``; the issuer's lock is held."""
+        self.messages += 1
+        self.bytes += size
+        number = self.lanes[lane] = self.lanes.get(lane, 0) + 1
+        return number
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a copy would use the same nonces")
+
+
+def _no_key(_nonce: bytes, _data: bytes, _aad: bytes) -> bytes:
+    raise KeyUnavailable("no data key at hand")  # pragma: no cover - the empty lease always stops first
+
+
+class Minter:
+    """What all issuers of one encryptor share: the key service, the envelope's constants, clocks and threads.
+
+    Args:
+        keys: The key service.
+        suite: The algorithm suite.
+        bound: The bound fields, canonical.
+        rotation: When a key is due.
+        clock: Seconds on a clock that counts suspend; ages are measured on it.
+        wall_clock: Seconds of the wall clock; only its jumps are looked at.
+        observer: Told of keys minted and retired.
+        max_wait: Seconds for which a record waits for a key that is due; None: as long as the key service may take.
+    """
+
+    def __init__(
+        self,
+        keys: KeyProvider,
+        suite: Suite,
+        bound: tuple[str, ...],
+        rotation: RotationPolicy,
+        *,
+        clock: Clock,
+        wall_clock: Clock,
+        observer: Observer,
+        max_wait: float | None = None,
+    ) -> None:
+        self.keys = keys
+        self.suite = suite
+        self.bound = bound
+        self.rotation = rotation
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.observer = observer
+        self.max_wait = max_wait
+        self._executor: ThreadPoolExecutor | None = None
+        self._executor_lock = threading.Lock()
+        forget_after_fork(self)
+
+    def mint(self, topic: str, context: tuple[tuple[str, str], ...], *, ahead: bool) -> tuple[Lease, DataKeyMinted]:
+        """Mint one data key: one GenerateDataKey. Returns it with the fact to tell.
+
+        Raises:
+            KeyUnavailable, KeyRefused, ConfigError: As the key service says; KeyUnavailable too where it took so long
+                that the key is due on arrival.
+        """
+        started = time.perf_counter()
+        minted_at = self.clock()
+        wall_offset = self.wall_clock() - minted_at
+        generated = self.keys.generate_data_key(dict(context))
+        try:
+            key = DataKey(generated.plaintext, self.suite, derivation_info(self.suite, context, self.bound))
+            header = encode_header(
+                EnvelopeHeader(self.suite, key.commitment, context, self.bound, Content.PAYLOAD, generated.encrypted)
+            )
+        except AuthenticationFailed:
+            raise KeyRefused("the key service returned a data key of a wrong size") from None
+        except EnvelopeError as error:
+            raise ConfigError(f"context, bound fields and KEKs make no envelope: {error}") from None
+        if self.clock() - minted_at >= self.rotation.max_age:
+            # Asking again at once would ask for ever.
+            raise KeyUnavailable("the data key was older than rotation.max_age before it arrived")
+        seconds = time.perf_counter() - started
+        fact = DataKeyMinted(topic, key.id, tuple(k.key_id for k in generated.encrypted), seconds, ahead)
+        return Lease(key, header, minted_at, wall_offset), fact
+
+    def submit(self, work: Callable[[], None]) -> Future[None] | None:
+        """Run ``work`` on a thread of ours; None where there is none to be had, as when the interpreter ends."""
+        with self._executor_lock:
+            try:
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(max_workers=16, thread_name_prefix="streamcrypt-mint")
+                return self._executor.submit(work)
+            except RuntimeError:
+                return None
+
+    def after_fork(self) -> None:
+        """Forget the parent's threads: none of them runs in the child."""
+        self._executor = None
+        self._executor_lock = threading.Lock()
+
+    def close(self) -> None:
+        """End the threads once their calls under way are done."""
+        with self._executor_lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
