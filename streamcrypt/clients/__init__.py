@@ -1,0 +1,1 @@
+"""Internal: wrappers of confluent-kafka. Public names are in :mod:`streamcrypt`."""
