@@ -11,8 +11,12 @@ from dataclasses import dataclass
 
 __all__ = [
     "BatchDone",
+    "BreakerClosed",
+    "BreakerOpened",
     "CommitFailed",
     "DataKeyDropped",
+    "DataKeyGraceBegan",
+    "DataKeyGraceEnded",
     "DataKeyMintFailed",
     "DataKeyMinted",
     "DataKeyOpened",
@@ -36,8 +40,11 @@ __all__ = [
     "PipelineRestarting",
     "PipelineStarting",
     "PipelineStopped",
+    "PlaintextPassed",
     "RecordFailed",
+    "SequenceFound",
     "SourcesChanged",
+    "UnitGivenUp",
     "ignore_events",
 ]
 
@@ -55,7 +62,11 @@ class DataKeyMinted:
 
 @dataclass(frozen=True, slots=True)
 class DataKeyRetired:
-    """A data key seals nothing more. ``reason``: messages, age, bytes, ceiling, failure, fork, clock, closed."""
+    """A data key seals nothing more.
+
+    ``reason``: messages, bytes, age (the limit that was reached), clock (a clock jumped), closed, or what was given to
+    :meth:`streamcrypt.Encryptor.retire`, such as failure.
+    """
 
     topic: str
     data_key: str
@@ -63,6 +74,35 @@ class DataKeyRetired:
     messages: int
     bytes: int
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyGraceBegan:
+    """A data key is due and seals on, since the key service is away: for ``seconds``, or so many ``messages`` in all.
+
+    ``reason``: the limit that was reached: messages, bytes, age.
+    """
+
+    topic: str
+    data_key: str
+    reason: str
+    seconds: float
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeyGraceEnded:
+    """A data key in grace seals nothing more. ``messages`` and ``seconds``: what it sealed in grace, and how long.
+
+    ``outcome``: minted (a new key took over), refused (the key service said no), spent (the grace is used up), or why
+    the key was dropped, as in :class:`DataKeyRetired`.
+    """
+
+    topic: str
+    data_key: str
+    outcome: str
+    messages: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +159,23 @@ class KeyServiceCalled:
     context: tuple[tuple[str, str], ...]
     outcome: str
     request_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerOpened:
+    """A KMS region was unavailable ``failures`` times in a row: but for a probe after ``seconds``, no call is made."""
+
+    region: str
+    failures: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerClosed:
+    """A KMS region answered a probe; calls go out again. ``seconds``: how long the breaker was open."""
+
+    region: str
     seconds: float
 
 
@@ -235,6 +292,37 @@ class RecordFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceFound:
+    """Records are missing, repeated, out of order or moved. ``kind``: gap, repeat, disorder, moved.
+
+    ``records`` of the same kind, data key and lane were found in a block, the first of them at ``offset``. ``expected``
+    and ``found`` are numbers in the lane; where moved, the partition sealed for and the one found in.
+    """
+
+    kind: str
+    pipeline: str
+    topic: str
+    partition: int
+    offset: int
+    data_key: str
+    lane: int
+    expected: int
+    found: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaintextPassed:
+    """Records without an envelope were let through, before the cut-over of their partition; ``offset`` of the last."""
+
+    pipeline: str
+    topic: str
+    partition: int
+    offset: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineRestarting:
     """A pipeline lost its footing with the broker; it starts again from what was committed, after ``seconds``."""
 
@@ -281,6 +369,15 @@ class CommitFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitGivenUp:
+    """What was begun since the last commit is dropped (a transaction: aborted) and will be read again."""
+
+    pipeline: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchDone:
     """A fetched batch was sealed or opened and handed to the producer. Sizes are of values, in bytes."""
 
@@ -310,7 +407,11 @@ Event = (
     | DataKeyOpened
     | DataKeyRefused
     | DataKeyDropped
+    | DataKeyGraceBegan
+    | DataKeyGraceEnded
     | KeyServiceCalled
+    | BreakerOpened
+    | BreakerClosed
     | KeyAliasMoved
     | DevelopmentKeyInUse
     | PipelineStarting
@@ -330,6 +431,9 @@ Event = (
     | SourcesChanged
     | KafkaClientError
     | CommitFailed
+    | SequenceFound
+    | PlaintextPassed
+    | UnitGivenUp
 )
 
 Observer = Callable[[Event], None]

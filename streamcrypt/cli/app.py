@@ -60,6 +60,41 @@ def check(config: Config) -> None:
 
 
 @app.command()
+def cutover(
+    config: Config,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic that a decrypting pipeline reads.")],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="RFC3339", help="The first record at or after it must be sealed. Default: now, the end."),
+    ] = None,
+) -> None:
+    """Print from which offsets on a topic must be sealed, for 'plaintext: {pass_until: …}'."""
+    with reported():
+        from streamcrypt.cli.cutover import cutover as print_cutover
+
+        raise SystemExit(print_cutover(config, topic, at))
+
+
+@app.command()
+def replay(
+    config: Config,
+    dead_letters: Annotated[str, typer.Argument(metavar="DLQ", help="The dead-letter topic of one of its pipelines.")],
+    reason: Annotated[
+        str | None,
+        typer.Option(metavar="R", help="Only letters of this error class, or whose reason contains this text."),
+    ] = None,
+    allow_stale: Annotated[
+        bool, typer.Option("--allow-stale", help="Replay onto compacted topics, where older values replace newer ones.")
+    ] = False,
+) -> None:
+    """Send dead letters back through their pipeline, exactly once, after the cause is gone."""
+    with reported():
+        from streamcrypt.cli.replay import replay as replay_letters
+
+        raise SystemExit(replay_letters(config, dead_letters, reason, allow_stale=allow_stale))
+
+
+@app.command()
 def demo(
     bootstrap: Annotated[
         str | None, typer.Option(metavar="SERVERS", help="Brokers to use. Default: a mock cluster in this process.")

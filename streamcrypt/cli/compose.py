@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIENT_LOGGER",
+    "admin_config",
     "build_decryptor",
     "build_encryptor",
+    "build_letter_encryptor",
+    "build_letter_provider",
     "build_provider",
     "consumer_config",
     "producer_config",
@@ -56,7 +59,21 @@ _CONSUMER_FIXED = {
     "auto.offset.reset": "error",
     "isolation.level": "read_committed",
 }
+_CONSUMERS_ONLY = (
+    "check.crcs",
+    "enable.partition.eof",
+    "fetch.",
+    "group.",
+    "heartbeat.",
+    "max.partition.fetch.",
+    "max.poll.",
+    "partition.",
+    "queued.",
+    "session.",
+)
 _PRODUCER_DEFAULTS = {
+    # A producer, too, asks for its topics again and again, and so makes a target anew that somebody deleted.
+    "allow.auto.create.topics": "false",
     # Long enough to fill a batch at rate, short enough not to be seen at a trickle.
     "linger.ms": "5",
     "queue.buffering.max.messages": "100000",
@@ -75,6 +92,10 @@ _PRODUCER_FIXED: Mapping[str, Any] = {
     # With one on_delivery for the client, Python is called for failures only. confluent-kafka wants a bool here.
     "delivery.report.only.error": True,
 }
+# A crashed process is missed after this long; with static ids it is back in its place before.
+_SESSION_TIMEOUT = "10000"
+# An open transaction of a crashed process keeps readers waiting for this long.
+_TRANSACTION_TIMEOUT = "10000"
 # KIP-848 assigns on the broker; librdkafka refuses these properties then.
 _CLASSIC_PROTOCOL_ONLY = ("partition.assignment.strategy",)
 
@@ -116,18 +137,23 @@ def build_encryptor(
     Raises:
         ConfigError: The installed cryptography library cannot do the suite.
     """
-    rotation = settings.rotation
     return Encryptor(
         provider,
-        RotationPolicy(rotation.max_messages, rotation.max_age, rotation.max_bytes),
+        _rotation(settings),
         settings.context,
         suite=pipeline.suite,
         bound=pipeline.bound,
         framing=pipeline.framing,
+        tombstones=pipeline.tombstones,
         topic_names=settings.topic_names,
         observer=observer,
         max_wait=_MAX_WAIT,
     )
+
+
+def _rotation(settings: Settings) -> RotationPolicy:
+    chosen = settings.rotation
+    return RotationPolicy(chosen.max_messages, chosen.max_age, chosen.max_bytes, chosen.grace, chosen.grace_factor)
 
 
 def build_decryptor(
@@ -141,6 +167,7 @@ def build_decryptor(
         settings.topic_names,
         require_bound=pipeline.bound,
         framing=pipeline.framing,
+        tombstones=pipeline.tombstones,
         observer=observer,
         max_wait=_MAX_WAIT,
     )
@@ -157,7 +184,12 @@ def consumer_config(settings: Settings, pipeline: PipelineSettings) -> dict[str,
         "group.id": pipeline.group,
         "logger": logging.getLogger(CLIENT_LOGGER),
     }
-    if config.get("group.protocol") == "consumer":
+    if config.get("group.protocol") != "consumer":
+        config.setdefault("session.timeout.ms", _SESSION_TIMEOUT)
+        if pipeline.delivery == "exactly_once":
+            # Static membership: a process that comes back within the session finds its partitions again at once.
+            config["group.instance.id"] = pipeline.member()
+    else:
         for name in _CLASSIC_PROTOCOL_ONLY:
             if name not in settings.kafka.properties and name not in settings.kafka.consumer:
                 del config[name]
@@ -166,6 +198,11 @@ def consumer_config(settings: Settings, pipeline: PipelineSettings) -> dict[str,
 
 def producer_config(settings: Settings, pipeline: PipelineSettings) -> dict[str, Any]:
     """Give the librdkafka properties of a pipeline's producer: our defaults, then the file's, then what is fixed."""
+    exactly_once = {
+        "transactional.id": pipeline.member(),
+        "transaction.timeout.ms": _TRANSACTION_TIMEOUT,
+        **{name: v for name, v in settings.kafka.producer.items() if name == "transaction.timeout.ms"},
+    }
     return {
         **_PRODUCER_DEFAULTS,
         **(_SEALING_DEFAULTS if pipeline.mode == "encrypt" else {}),
@@ -173,6 +210,46 @@ def producer_config(settings: Settings, pipeline: PipelineSettings) -> dict[str,
         **settings.kafka.properties,
         **settings.kafka.producer,
         **_PRODUCER_FIXED,
+        **(exactly_once if pipeline.delivery == "exactly_once" else {}),
+        "logger": logging.getLogger(CLIENT_LOGGER),
+    }
+
+
+def build_letter_provider(
+    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer = ignore_events
+) -> KeyProvider:
+    """Build the key service for a pipeline's dead letters: that of its records, or one with ``dead_letter_key``."""
+    if pipeline.dead_letter_key is None:
+        return provider
+    return build_provider(settings.keys.model_copy(update={"key_id": (pipeline.dead_letter_key,)}), observer)
+
+
+def build_letter_encryptor(
+    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer = ignore_events
+) -> Encryptor | None:
+    """Build what an encrypting pipeline seals its dead letters with; None where it writes none.
+
+    The envelope of a letter always rides in a header and binds the key: the topic is ours, and no sink reads it.
+    """
+    if pipeline.mode != "encrypt" or not pipeline.dead_letter:
+        return None
+    return Encryptor(
+        provider,
+        _rotation(settings),
+        settings.context,
+        suite=pipeline.suite,
+        observer=observer,
+        max_wait=_MAX_WAIT,
+    )
+
+
+def admin_config(settings: Settings, pipeline: PipelineSettings) -> dict[str, Any]:
+    """Give the librdkafka properties of an admin client that logs in as a pipeline's consumer does."""
+    given = {**settings.kafka.properties, **settings.kafka.consumer}
+    return {
+        "client.id": f"streamcrypt-{pipeline.name}-{pipeline.instance}",
+        # An admin client warns of every property of a consumer.
+        **{name: value for name, value in given.items() if not name.startswith(_CONSUMERS_ONLY)},
         "logger": logging.getLogger(CLIENT_LOGGER),
     }
 

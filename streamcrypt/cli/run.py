@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from streamcrypt.cli.compose import (
     build_decryptor,
     build_encryptor,
+    build_letter_encryptor,
+    build_letter_provider,
     build_provider,
     consumer_config,
     producer_config,
@@ -19,6 +23,7 @@ from streamcrypt.cli.compose import (
 )
 from streamcrypt.cli.exits import Exit, complain
 from streamcrypt.config import PipelineSettings, Settings, load
+from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.events import Observer
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.observe import fan_out
@@ -26,27 +31,30 @@ from streamcrypt.observe.health import Health
 from streamcrypt.observe.http import HTTPServer
 from streamcrypt.observe.logs import Logs
 from streamcrypt.observe.metrics import Metrics
+from streamcrypt.sidecar.dead_letters import DeadLetters
 from streamcrypt.sidecar.loop import Pipeline
 from streamcrypt.sidecar.supervisor import PipelineFactory, Supervisor
 from streamcrypt.sidecar.transform import Open, Seal, Transform
 
-__all__ = ["factory", "run"]
+__all__ = ["compose", "end_on_signals", "factory", "run"]
 
 
 def run(path: Path) -> int:
     """Run the pipelines of a configuration until SIGTERM or SIGINT; a second signal ends at once.
 
     Returns:
-        The exit code: 0 where everything begun was delivered and committed, 1 where a pipeline halted.
+        The exit code: 0 where everything begun was delivered and committed, 1 where a pipeline halted, 2 where the
+        configuration turned out to be wrong.
 
     Raises:
         ConfigError: The configuration, or a client property in it, is wrong.
         OSError: The port of the health endpoint is not free.
     """
+    threads = set(threading.enumerate())
     settings = load(path)
     _keep_keys_out_of_core_dumps()
     stop = threading.Event()
-    _end_on_signals(stop)
+    end_on_signals(stop)
     health, metrics = Health(tuple(p.name for p in settings.pipelines)), Metrics()
     with (
         Logs(settings.log.level, settings.log.format) as logs,
@@ -65,7 +73,18 @@ def run(path: Path) -> int:
                 provider.close()
     for error in failures:
         complain(str(error), error.remedy)
-    return Exit.FAILED if failures else Exit.DONE
+    code = _exit_code(failures)
+    if set(threading.enumerate()) - threads:
+        # A call to the key service or a broker still hangs, and the interpreter would wait for its thread.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _exit_code(failures: Sequence[StreamcryptError]) -> Exit:
+    if not failures:
+        return Exit.DONE
+    return Exit.USAGE if isinstance(failures[0], ConfigError) else Exit.FAILED
 
 
 def factory(
@@ -76,11 +95,7 @@ def factory(
     Raises:
         ConfigError: The installed cryptography library cannot do the suite.
     """
-    transform: Transform
-    if pipeline.mode == "encrypt":
-        transform = Seal(build_encryptor(settings, pipeline, provider, observer))
-    else:
-        transform = Open(build_decryptor(settings, pipeline, provider, observer))
+    transform, letters = compose(settings, pipeline, provider, observer)
     spec = settings.spec(pipeline)
     consumer, producer = consumer_config(settings, pipeline), producer_config(settings, pipeline)
 
@@ -88,16 +103,42 @@ def factory(
         from confluent_kafka import KafkaException
 
         try:
-            return Pipeline(spec, consumer, producer, transform, observer)
+            return Pipeline(spec, consumer, producer, transform, observer, letters)
         except KafkaException as error:
             raise unusable_client(settings, error) from None
 
     return PipelineFactory(pipeline.name, transform, build)
 
 
-def _end_on_signals(stop: threading.Event) -> None:
+def compose(
+    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer
+) -> tuple[Transform, DeadLetters | None]:
+    """Compose what a pipeline does to records, and to those that cannot pass.
+
+    Raises:
+        ConfigError: The installed cryptography library cannot do the suite, or the dead-letter key is none.
+    """
+    topic = pipeline.dead_letter
+    if pipeline.mode != "encrypt":
+        opener = Open(build_decryptor(settings, pipeline, provider, observer))
+        return opener, DeadLetters(pipeline.name, topic, None) if topic else None
+    letter_provider = build_letter_provider(settings, pipeline, provider, observer)
+    sealer = build_letter_encryptor(settings, pipeline, letter_provider, observer)
+    transform = Seal(build_encryptor(settings, pipeline, provider, observer), sealer)
+    if topic is None or sealer is None:
+        return transform, None
+    return transform, DeadLetters(pipeline.name, topic, sealer.topic(topic))
+
+
+def end_on_signals(stop: threading.Event) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT; end at once on a second one."""
+    signals = 0
+
     def end(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal signals
+        signals += 1
+        # Counted here: a pipeline that halts sets `stop` as well, and the first signal after that is still the first.
+        if signals > 1:
             os._exit(Exit.INTERRUPTED)
         stop.set()
 

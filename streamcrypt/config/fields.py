@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ __all__ = [
     "TOPIC_PLACEHOLDER",
     "ClientProperties",
     "Duration",
+    "DurationOrZero",
     "FrozenMap",
     "Name",
     "Size",
@@ -30,6 +32,7 @@ __all__ = [
     "TopicName",
     "Whole",
     "check_topic",
+    "freeze",
     "is_topic_name",
     "not_empty",
     "refusal",
@@ -75,6 +78,12 @@ def _quantity(parse: Callable[[Any], float], units: str, example: str) -> Callab
 def _above_zero(value: float) -> float:
     if not value > 0:
         raise refusal(f"{value} is not above zero", "Write a positive number.")
+    return value
+
+
+def _not_below_zero(value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise refusal(f"{value} is below zero", "Write a duration such as 1m, or 0 for none.")
     return value
 
 
@@ -168,7 +177,8 @@ def _client_value(value: Any) -> Any:
     return value
 
 
-def _freeze(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+def freeze(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Give a map that cannot be changed."""
     return MappingProxyType(dict(value))
 
 
@@ -182,6 +192,14 @@ Duration = Annotated[
     WithJsonSchema(_DURATION_SCHEMA),
 ]
 """Seconds, above zero; read from ``5m`` or a bare number."""
+
+DurationOrZero = Annotated[
+    float,
+    BeforeValidator(_quantity(parse_duration, "ms, s, m, h, d", "1m")),
+    AfterValidator(_not_below_zero),
+    WithJsonSchema(_DURATION_SCHEMA),
+]
+"""Seconds, zero included; read as :data:`Duration`."""
 
 Size = Annotated[
     int,
@@ -221,10 +239,10 @@ PropertyName = Annotated[str, AfterValidator(_check_property)]
 ClientValue = Annotated[str, BeforeValidator(_client_value)]
 """The value of a librdkafka property, as text."""
 
-FrozenMap = Annotated[Mapping[str, str], AfterValidator(_freeze), PlainSerializer(dict, return_type=dict[str, str])]
+FrozenMap = Annotated[Mapping[str, str], AfterValidator(freeze), PlainSerializer(dict, return_type=dict[str, str])]
 """Text to text, read-only."""
 
 ClientProperties = Annotated[
-    Mapping[PropertyName, ClientValue], AfterValidator(_freeze), PlainSerializer(dict, return_type=dict[str, str])
+    Mapping[PropertyName, ClientValue], AfterValidator(freeze), PlainSerializer(dict, return_type=dict[str, str])
 ]
 """librdkafka properties, read-only."""

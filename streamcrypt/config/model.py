@@ -85,15 +85,17 @@ class Settings(Section):
         """
         never = [p.to for p in self.pipelines if p.mode in {pipeline.mode, "decrypt"}]
         excluded = [item if item.startswith("^") else re.escape(item) for item in pipeline.exclude]
+        letters = [re.escape(p.dead_letter) for p in self.pipelines if p.dead_letter]
         return PipelineSpec(
             name=pipeline.name,
             mode=Mode(pipeline.mode),
             group=pipeline.group,
             sources=pipeline.source,
             target=pipeline.to,
-            never_read=(*dict.fromkeys(template_pattern(to) for to in never), *excluded),
+            never_read=(*dict.fromkeys(template_pattern(to) for to in never), *letters, *excluded),
             start=Start(pipeline.start),
             keep_partition=pipeline.partition == "keep",
             commit_interval=pipeline.commit_interval,
             on_failure=OnFailure(pipeline.on_failure),
+            dead_letter=pipeline.dead_letter or "",
         )

@@ -62,26 +62,7 @@ NOT_YET: dict[str, NotYet] = {
     "pipelines.how": NotYet(
         _given, "'how' goes with mode 'reencrypt', which is not delivered yet", "Remove this line."
     ),
-    "pipelines.delivery": NotYet(
-        _is("exactly_once"),
-        "exactly-once delivery is not delivered yet",
-        "Write 'delivery: at_least_once', or remove this line.",
-    ),
-    "pipelines.tombstones": NotYet(
-        _is("authenticated"), "authenticated tombstones are not delivered yet", "Write 'tombstones: plain'."
-    ),
-    "pipelines.plaintext": NotYet(
-        lambda value: value != "reject",
-        "letting records without an envelope pass is not delivered yet",
-        "Write 'plaintext: reject'.",
-    ),
     "pipelines.sequence": NotYet(
         _is("report", "enforce"), "sequence evidence is not delivered yet", "Write 'sequence: off'."
-    ),
-    "pipelines.on_failure": NotYet(
-        _is("dead_letter"), "dead letters are not delivered yet", "Write 'on_failure: halt' or 'on_failure: skip'."
-    ),
-    "pipelines.dead_letter": NotYet(
-        _given, "dead letters are not delivered yet", "Remove this line and write 'on_failure: halt'."
     ),
 }

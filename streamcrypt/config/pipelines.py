@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from streamcrypt.config.fields import (
     Duration,
@@ -15,16 +27,21 @@ from streamcrypt.config.fields import (
     Sources,
     TargetTemplate,
     TopicName,
+    freeze,
     not_empty,
     refusal,
     refused_as_setting,
 )
 from streamcrypt.config.sections import Section, check_key_arns
 from streamcrypt.crypto.suites import Suite
-from streamcrypt.envelope.framing import Framing
+from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.envelope.header import build_bound
+from streamcrypt.sidecar.cutover import NO_TOPIC_ID, Cutover, TopicCutover
 
 __all__ = ["PassUntil", "PipelineSettings", "default_instance"]
+
+_TOPIC_ID = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 def default_instance(environ: Mapping[str, str] = os.environ) -> str:
@@ -32,18 +49,65 @@ def default_instance(environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("POD_NAME", "").strip() or socket.gethostname()
 
 
+def _read_cutover(value: Any) -> Any:
+    if isinstance(value, TopicCutover):
+        return value
+    remedy = "Take what 'streamcrypt cutover CONFIG TOPIC' prints."
+    if not isinstance(value, Mapping):
+        raise refusal("is no section of an id and offsets", remedy)
+    offsets: dict[int, int] = {}
+    for name, offset in value.items():
+        if name == "id":
+            continue
+        if not str(name).isdecimal() or int(name) in offsets:
+            raise refusal(f"{name!r} is neither 'id' nor the number of a partition, each once", remedy)
+        if isinstance(offset, bool) or not str(offset).isdecimal():
+            raise refusal(f"the offset of partition {name} is no whole number", remedy)
+        offsets[int(name)] = int(offset)
+    topic_id = str(value.get("id", "")).translate(_URL_SAFE)
+    if not _TOPIC_ID.fullmatch(topic_id) or topic_id == NO_TOPIC_ID:
+        raise refusal("has no 'id' of the topic, 22 characters of base64, to which the offsets belong", remedy)
+    return TopicCutover(topic_id, MappingProxyType(offsets))
+
+
+_TopicCutover = Annotated[
+    TopicCutover,
+    BeforeValidator(_read_cutover),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"id": {"type": "string", "description": "The topic's id, as Kafka's tools print it."}},
+            "required": ["id"],
+            "additionalProperties": {"type": "integer"},
+        }
+    ),
+]
+
+
 class PassUntil(Section):
     """Records without an envelope pass up to these offsets, for the day on which a topic began to be encrypted."""
 
     section: ClassVar[str] = "pass_until"
 
-    pass_until: Mapping[str, Mapping[int, int]] = Field(description="Topic to partition to offset.")
+    pass_until: Annotated[
+        Mapping[TopicName, _TopicCutover],
+        AfterValidator(freeze),
+        PlainSerializer(lambda topics: {t: {"id": cut.topic_id, **cut.offsets} for t, cut in topics.items()}),
+    ] = Field(
+        examples=['{payments: {id: "gX3v…", 0: 1200, 1: 800}}'],
+        description="Topic to its id and, for each partition, the first offset at which every record must be sealed."
+        " 'streamcrypt cutover CONFIG TOPIC' prints it.",
+    )
 
 
 def _plaintext(value: Any) -> Any:
-    if isinstance(value, Mapping) or value == "reject":
+    if isinstance(value, (Mapping, PassUntil)) or value == "reject":
         return value
     raise refusal(f"{value!r} is neither 'reject' nor a pass_until section", "Write 'plaintext: reject'.")
+
+
+def _kind_of_plaintext(value: Any) -> str:
+    return "reject" if isinstance(value, str) else "pass_until"
 
 
 class PipelineSettings(Section):
@@ -86,9 +150,9 @@ class PipelineSettings(Section):
         description="This process among its peers; by default POD_NAME, then the host name.",
     )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
-        default="at_least_once",
-        description="at_least_once: after a crash the last records may be written twice. exactly_once is not delivered"
-        " yet, and will be the default once it is.",
+        default="exactly_once",
+        description="exactly_once: records and offsets are committed in one Kafka transaction. at_least_once: after a"
+        " crash the last records may be written twice.",
     )
     commit_interval: Duration = Field(default=0.1, description="How often offsets of delivered records are committed.")
     suite: Suite = Field(
@@ -104,22 +168,38 @@ class PipelineSettings(Section):
         description="header: the envelope rides in a Kafka header. self_contained: in the value, for sinks that drop"
         " headers.",
     )
-    tombstones: Literal["plain", "authenticated"] = Field(
-        default="plain", description="plain: a null value stays null. authenticated is not delivered yet."
+    tombstones: Tombstones = Field(
+        default=Tombstones.PLAIN,
+        description="plain: a null value goes as it is. authenticated: it carries headers that prove it, and a"
+        " decrypting pipeline takes no other.",
     )
-    plaintext: Annotated[Literal["reject"] | PassUntil, BeforeValidator(_plaintext)] = Field(
+    plaintext: Annotated[
+        Annotated[Literal["reject"], Tag("reject")] | Annotated[PassUntil, Tag("pass_until")],
+        Discriminator(_kind_of_plaintext),
+        BeforeValidator(_plaintext),
+    ] = Field(
         default="reject",
-        description="When decrypting, a record without an envelope: reject. pass_until is not delivered yet.",
+        description="When decrypting, a record without an envelope: reject, or {pass_until: …}: let it through below"
+        " the given offsets, for a topic that began to be encrypted.",
     )
     sequence: Literal["off", "report", "enforce"] = Field(
         default="off", description="Evidence of loss and replay. report and enforce are not delivered yet."
     )
     on_failure: Literal["halt", "dead_letter", "skip"] = Field(
         default="halt",
-        description="What a failure of the record does: halt the pipeline, or skip the record. dead_letter is not"
-        " delivered yet.",
+        description="What a failure of the record does: halt the pipeline, send the record to dead_letter, or skip it.",
     )
-    dead_letter: TopicName | None = Field(default=None, description="The dead-letter topic. Not delivered yet.")
+    dead_letter: TopicName | None = Field(
+        default=None,
+        description="With on_failure dead_letter: the topic for records that cannot pass, one a pipeline. Letters"
+        " of an encrypting pipeline are sealed; those of a decrypting one are as they were read.",
+    )
+    dead_letter_key: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Encrypting pipelines with the aws-kms provider: the KEK for dead letters; by default that of the"
+        " records.",
+    )
     trusted_keys: tuple[str, ...] | None = Field(
         default=None, description="ARNs of KEKs that opening may use, instead of keys.trusted_keys."
     )
@@ -146,6 +226,11 @@ class PipelineSettings(Section):
     def topics(self) -> tuple[str, ...]:
         """The sources that are topics by name."""
         return tuple(item for item in self.source if not item.startswith("^"))
+
+    @property
+    def cutover(self) -> Cutover:
+        """Which records may pass without an envelope."""
+        return Cutover(self.plaintext.pass_until) if isinstance(self.plaintext, PassUntil) else Cutover()
 
     def member(self, worker: int = 0) -> str:
         """Give the static name of one member of the group: ``<group>.<instance>.<worker>``."""

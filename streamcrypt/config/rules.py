@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from streamcrypt.config.fields import TOPIC_PLACEHOLDER, is_topic_name
@@ -69,6 +70,9 @@ def pipeline_findings(pipelines: Indexed) -> Iterator[Finding]:
     """
     yield from _repeats(pipelines, "name", lambda p: p.name)
     yield from _repeats(pipelines, "group", lambda p: p.group)
+    yield from _repeats(
+        {i: p for i, p in pipelines.items() if p.dead_letter}, "dead_letter", lambda p: str(p.dead_letter)
+    )
     for index, pipeline in pipelines.items():
         path = ("pipelines", index)
         if pipeline.mode == "decrypt" and pipeline.suite is not Suite.AES_256_GCM:
@@ -76,10 +80,50 @@ def pipeline_findings(pipelines: Indexed) -> Iterator[Finding]:
             yield (*path, "suite"), message, "Remove it."
         if pipeline.mode == "encrypt" and pipeline.trusted_keys is not None:
             yield (*path, "trusted_keys"), "does not count when encrypting", "Remove it."
+        yield from _cutover_findings(path, pipeline)
+        yield from _dead_letter_findings(path, pipeline, pipelines)
         yield from _own_input(path, pipeline)
-    edges = _edges({index: p for index, p in pipelines.items() if not any(_own_input((), p))})
+    sound = {
+        index: p
+        for index, p in pipelines.items()
+        if not any(_own_input((), p)) and not any(_dead_letter_findings((), p, pipelines))
+    }
+    edges = _edges(sound)
     yield from _mixed_targets(pipelines, edges)
     yield from _chains(pipelines, edges)
+
+
+def _cutover_findings(path: SettingPath, pipeline: PipelineSettings) -> Iterator[Finding]:
+    topics = pipeline.cutover.topics
+    if topics and pipeline.mode != "decrypt":
+        yield (*path, "plaintext"), "pass_until does not count when encrypting", "Remove it."
+        return
+    for topic in topics:
+        if not any(source == topic or (source[0] == "^" and re.fullmatch(source, topic)) for source in pipeline.source):
+            message = f"names {topic!r}, which this pipeline does not read"
+            yield (*path, "plaintext", "pass_until", topic), message, "Name the topic as in 'from', or remove it."
+
+
+def _dead_letter_findings(path: SettingPath, pipeline: PipelineSettings, pipelines: Indexed) -> Iterator[Finding]:
+    topic = pipeline.dead_letter
+    if pipeline.on_failure == "dead_letter" and topic is None:
+        yield (*path, "on_failure"), "needs a topic", "Add 'dead_letter: TOPIC', or write 'on_failure: halt'."
+    if pipeline.on_failure != "dead_letter" and topic is not None:
+        yield (*path, "dead_letter"), "goes with 'on_failure: dead_letter'", "Write both, or neither."
+    if pipeline.dead_letter_key is not None and (topic is None or pipeline.mode != "encrypt"):
+        message = "seals the dead letters of an encrypting pipeline, and there are none"
+        yield (*path, "dead_letter_key"), message, "Remove it."
+    if topic is None:
+        return
+    for index, other in pipelines.items():
+        if topic in other.topics or topic == other.to:
+            what = "reads" if topic in other.topics else "writes"
+            message = f"is {topic!r}, which pipelines[{index}] {what}"
+            yield (
+                (*path, "dead_letter"),
+                message,
+                "Keep dead letters on a topic of their own.",
+            )
 
 
 def _repeats(pipelines: Indexed, field: str, of: Callable[[PipelineSettings], str]) -> Iterator[Finding]:

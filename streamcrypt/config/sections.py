@@ -20,6 +20,7 @@ from pydantic import (
 from streamcrypt.config.fields import (
     ClientProperties,
     Duration,
+    DurationOrZero,
     FrozenMap,
     Size,
     Texts,
@@ -30,6 +31,7 @@ from streamcrypt.config.fields import (
 from streamcrypt.config.pending import NOT_YET
 from streamcrypt.crypto.suites import MAX_BYTES_PER_DATA_KEY, MAX_RECORDS_PER_DATA_KEY
 from streamcrypt.keys.aws_names import check_endpoint, check_region, parse_key_arn, parse_key_name
+from streamcrypt.keys.rotation import MAX_GRACE_FACTOR
 
 __all__ = [
     "CacheSettings",
@@ -216,6 +218,12 @@ def _at_least_one(value: int) -> int:
 Count = Annotated[Whole, AfterValidator(_at_least_one)]
 
 
+def _grace_factor(value: float) -> float:
+    if not 1 <= value <= MAX_GRACE_FACTOR:
+        raise refusal(f"{value} is not 1 to {MAX_GRACE_FACTOR}", "Write a number such as 4.")
+    return value
+
+
 class RotationSettings(Section):
     """When a data key is replaced: whichever limit is reached first."""
 
@@ -227,6 +235,16 @@ class RotationSettings(Section):
     max_age: Duration = Field(default=300.0, description="Age of a data key, from minting.")
     max_bytes: Annotated[Size, _at_most(MAX_BYTES_PER_DATA_KEY, "64GiB")] = Field(
         default=16 * 2**30, description="Bytes sealed under one data key."
+    )
+    grace: DurationOrZero = Field(
+        default=60.0,
+        description="How long a data key that is due seals on while KMS is away and gives no successor; 0: not at all."
+        " A refusal by KMS ends it at once. See docs/operations.md.",
+    )
+    grace_factor: Annotated[float, AfterValidator(_grace_factor)] = Field(
+        default=4.0,
+        description="In that time, how often over max_messages and max_bytes a data key may be used, 1 to 100; never"
+        " past the ceiling of the algorithm suites.",
     )
 
 

@@ -26,6 +26,10 @@ LINES: Mapping[type[Event], tuple[str, Level]] = {
     events.DataKeyOpened: ("data_key.opened", "info"),
     events.DataKeyRefused: ("data_key.refused", "warning"),
     events.DataKeyDropped: ("data_key.dropped", "debug"),
+    events.DataKeyGraceBegan: ("data_key.grace_began", "warning"),
+    events.DataKeyGraceEnded: ("data_key.grace_ended", "warning"),
+    events.BreakerOpened: ("key_service.breaker_opened", "warning"),
+    events.BreakerClosed: ("key_service.breaker_closed", "warning"),
     events.KeyServiceCalled: ("key_service.called", "debug"),
     events.KeyAliasMoved: ("key_service.alias_moved", "warning"),
     events.DevelopmentKeyInUse: ("key_service.development_key", "warning"),
@@ -46,6 +50,9 @@ LINES: Mapping[type[Event], tuple[str, Level]] = {
     events.SourcesChanged: ("pipeline.sources_changed", "info"),
     events.KafkaClientError: ("kafka.client_error", "warning"),
     events.CommitFailed: ("offsets.commit_failed", "warning"),
+    events.UnitGivenUp: ("unit.given_up", "warning"),
+    events.SequenceFound: ("sequence.found", "error"),
+    events.PlaintextPassed: ("record.plaintext_passed", "warning"),
 }
 """Event class to the name and level of its line. Names are stable: alerts are built on them."""
 

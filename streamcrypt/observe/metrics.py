@@ -41,6 +41,10 @@ class Metrics:
             events.DataKeyOpened: lambda e: self._opened.labels("shared" if e.shared else "unwrapped").inc(),
             events.DataKeyRefused: self._refused,
             events.DataKeyDropped: lambda e: self._dropped.labels(e.reason).inc(),
+            events.DataKeyGraceBegan: self._grace_began,
+            events.DataKeyGraceEnded: self._grace_ended,
+            events.BreakerOpened: self._breaker_opened,
+            events.BreakerClosed: lambda e: self._breaker_open.labels(e.region).set(0),
             events.KeyServiceCalled: self._called,
             events.KeyAliasMoved: lambda _: self._alias_moved.inc(),
             events.DevelopmentKeyInUse: lambda _: self._development_key.set(1),
@@ -61,6 +65,9 @@ class Metrics:
             events.SourcesChanged: lambda e: self._sources.labels(e.pipeline).set(len(e.topics)),
             events.KafkaClientError: lambda e: self._client_errors.labels(e.pipeline, e.client, e.code).inc(),
             events.CommitFailed: lambda e: self._commit_failures.labels(e.pipeline, e.code).inc(),
+            events.UnitGivenUp: lambda e: self._units_given_up.labels(e.pipeline, e.code).inc(),
+            events.SequenceFound: lambda e: self._sequence.labels(e.pipeline, e.topic, e.kind).inc(e.records),
+            events.PlaintextPassed: lambda e: self._plaintext.labels(e.pipeline, e.topic).inc(e.records),
         }
 
     def __call__(self, event: Event) -> None:
@@ -89,6 +96,13 @@ class Metrics:
             "record_failures", "Records that could not be passed on, by class of error.", *where, "error", "action"
         )
 
+        self._sequence = self._counter(
+            "sequence_findings", "Records missing before, repeated, out of order or moved, as found.", *where, "kind"
+        )
+        self._plaintext = self._counter(
+            "plaintext_passed", "Records without an envelope let through before the cut-over.", *where
+        )
+
     def _define_keys(self) -> None:
         self._minted_keys = self._counter("data_keys_minted", "Data keys minted.", "topic", "ahead")
         self._retired = self._counter("data_keys_retired", "Data keys that seal nothing more.", "topic", "reason")
@@ -100,6 +114,11 @@ class Metrics:
         self._call_seconds = self._histogram(
             "key_service_seconds", "Time of a call to KMS.", _KEY_SERVICE_BUCKETS, "operation", "region"
         )
+        self._breaker_open = self._gauge("key_service_breaker_open", "1 while KMS is away and not called.", "region")
+        self._breaker_openings = self._counter("key_service_breaker_openings", "Breakers opened.", "region")
+        self._in_grace = self._gauge("data_keys_in_grace", "Data keys that are due and seal on: KMS is away.", "topic")
+        self._graces = self._counter("data_key_graces", "Graces of data keys that ended.", "topic", "outcome")
+        self._grace_records = self._counter("data_key_grace_records", "Records sealed in grace.", "topic")
         self._alias_moved = self._counter("key_alias_moves", "Aliases found to point to another KEK.")
         self._development_key = self._gauge("development_key_in_use", "1 where the local provider is in use.")
 
@@ -113,6 +132,9 @@ class Metrics:
         self._paused = self._gauge("partitions_paused", "Partitions that wait for a key or a target.", "pipeline")
         self._pause_seconds = self._counter("partition_pause_seconds", "Time that partitions waited.", "pipeline")
         self._client_errors = self._counter("kafka_client_errors", "Troubles with Kafka.", "pipeline", "client", "code")
+        self._units_given_up = self._counter(
+            "units_given_up", "Units of work dropped and read again; transactions aborted.", "pipeline", "code"
+        )
         self._commit_failures = self._counter("commit_failures", "Commits that failed.", "pipeline", "code")
         self._pauses = self._counter("partition_pauses", "Pauses of partitions.", "pipeline", "error")
         self._commits = self._counter("commits", "Commits of offsets.", "pipeline")
@@ -123,6 +145,18 @@ class Metrics:
 
     def _refused(self, event: events.DataKeyRefused) -> None:
         self._refused_keys.labels(event.error, "record" if event.record_fault else "key_service").inc()
+
+    def _grace_began(self, event: events.DataKeyGraceBegan) -> None:
+        self._in_grace.labels(event.topic).inc()
+
+    def _grace_ended(self, event: events.DataKeyGraceEnded) -> None:
+        self._in_grace.labels(event.topic).dec()
+        self._graces.labels(event.topic, event.outcome).inc()
+        self._grace_records.labels(event.topic).inc(event.messages)
+
+    def _breaker_opened(self, event: events.BreakerOpened) -> None:
+        self._breaker_open.labels(event.region).set(1)
+        self._breaker_openings.labels(event.region).inc()
 
     def _called(self, event: events.KeyServiceCalled) -> None:
         self._calls.labels(event.operation, event.region, event.outcome).inc()
@@ -143,12 +177,15 @@ class Metrics:
 
     def _restarting(self, event: events.PipelineRestarting) -> None:
         self._restarts.labels(event.pipeline, event.error).inc()
-        self._ready.labels(event.pipeline).set(0)
+        self._idle(event.pipeline)
 
     def _turned(self, event: events.LoopTurned) -> None:
         self._assigned.labels(event.pipeline).set(event.assigned)
         self._paused.labels(event.pipeline).set(event.held)
 
     def _stopped(self, event: events.PipelineStopped) -> None:
+        self._idle(event.pipeline)
+
+    def _idle(self, pipeline: str) -> None:
         for gauge in (self._ready, self._assigned, self._paused):
-            gauge.labels(event.pipeline).set(0)
+            gauge.labels(pipeline).set(0)

@@ -1,20 +1,18 @@
-"""Records out, and offsets committed only once everything before them is delivered."""
+"""At least once: records out, and offsets committed only once everything before them is delivered."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from streamcrypt.events import CommitFailed, KafkaClientError, Observer, OffsetsCommitted
-from streamcrypt.sidecar.failures import ConnectionLost, from_kafka
+from streamcrypt.events import CommitFailed, KafkaClientError, Observer, OffsetsCommitted, UnitGivenUp
+from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, blames_record, from_kafka
+from streamcrypt.sidecar.ledger import Place, Progress
 
-__all__ = ["Delivery", "Progress"]
-
-Progress = dict[tuple[str, int], int]
-"""(topic, partition) to the offset up to which, exclusive, everything was handed to the producer or left behind."""
+__all__ = ["Delivery"]
 
 _FULL_QUEUE_POLL = 0.1
 # Past this the broker has taken nothing for a minute: begin again rather than fall out of the consumer group.
@@ -25,21 +23,37 @@ class Delivery:
     """A producer whose every failure is noticed, and the commits that follow its deliveries.
 
     ``flush() == 0`` alone proves nothing: a record that the broker refused is gone from the queue as well. So the
-    producer reports failures only, through one callback for the whole client, and any failure forbids every later
-    commit of this client.
+    producer reports failures only, through one callback for the whole client, and any failure forbids the commit of
+    everything since the last one.
 
     Args:
         pipeline: Its name, for events.
         config: librdkafka properties with ``delivery.report.only.error=true``.
         observer: Told of commits and of trouble with the broker.
+        meanwhile: Called at least once a second while there is no room for a record; may raise to give up.
     """
 
-    def __init__(self, pipeline: str, config: Mapping[str, Any], observer: Observer) -> None:
+    def __init__(
+        self, pipeline: str, config: Mapping[str, Any], observer: Observer, meanwhile: Callable[[], None]
+    ) -> None:
         self._pipeline = pipeline
         self._observer = observer
+        self._meanwhile = meanwhile
         self._failure: KafkaError | None = None
+        self._failed_at = ""
         self.producer = Producer({**config, "on_delivery": self._on_delivery, "error_cb": self._on_error})
         self._committed: Progress = {}
+
+    @property
+    def must_not_wait(self) -> bool:
+        """Whether something is open that does not bear waiting: a transaction."""
+        return False
+
+    def start(self) -> None:
+        """Make ready for the first record."""
+
+    def begin(self) -> None:
+        """Begin a unit of work where none has begun; called before records are handed over."""
 
     def offer_again(self, topic: str, *record: Any) -> None:
         """Offer the very same record again, after the producer's queue was full, until there is room.
@@ -49,13 +63,15 @@ class Delivery:
             record: The other positional arguments of ``Producer.produce``.
 
         Raises:
-            ConnectionLost: The queue stayed full for a minute, or a delivery failed meanwhile.
-            PipelineHalted: As :meth:`raise_failure`.
+            ConnectionLost: The queue stayed full for a minute.
+            UnitFailed, PipelineHalted: As :meth:`raise_failure`.
+            StopAsked: As ``meanwhile`` does.
         """
         deadline = time.monotonic() + _FULL_QUEUE_PATIENCE
         while True:
             self.producer.poll(_FULL_QUEUE_POLL)
             self.raise_failure()
+            self._meanwhile()
             try:
                 self.producer.produce(topic, *record)
             except BufferError:
@@ -70,75 +86,98 @@ class Delivery:
         """Raise what the brokers said of a record that they did not take.
 
         Raises:
+            UnitFailed: Records since the last commit must be sent again, without the one to blame.
             ConnectionLost: A restart from the committed offsets helps.
             PipelineHalted: An operator must act.
         """
-        if self._failure is not None:
-            raise from_kafka(self._failure, "delivery")
+        if self._failure is None:
+            return
+        if blames_record(self._failure):
+            raise UnitFailed(self._failure)
+        raise from_kafka(self._failure, f"pipeline {self._pipeline!r}: delivery to {self._failed_at}")
 
-    def settle(self, seconds: float) -> bool:
-        """Wait until everything handed over is delivered; say whether it was, in the time given.
-
-        Raises:
-            ConnectionLost, PipelineHalted: As :meth:`raise_failure`.
-        """
-        left = self.producer.flush(seconds)
-        self.raise_failure()
-        return left == 0
-
-    def has_news(self, progress: Progress) -> bool:
-        """Say whether there is anything to commit."""
-        return any(self._committed.get(place) != offset for place, offset in progress.items())
-
-    def discard(self) -> None:
-        """Drop what was not delivered, so that closing the client does not wait for it."""
-        self.producer.purge()
-        self.producer.flush(0.1)
-
-    def commit(self, consumer: Consumer, progress: Progress, records: int, *, wait: bool) -> None:
-        """Commit ``progress``; everything in it must be settled.
+    def commit(self, consumer: Consumer, progress: Progress, records: int, seconds: float, *, wait: bool) -> bool:
+        """Wait until everything handed over is delivered, then commit ``progress``.
 
         Args:
             consumer: The consumer whose group it is.
             progress: What to commit; parts that are committed already are left out.
             records: How many records this covers, for the event.
-            wait: Whether to wait for the broker's answer.
+            seconds: How long to wait for deliveries.
+            wait: Whether to wait for the broker's answer to the commit.
+
+        Returns:
+            Whether everything was delivered in time and the commit is done, or under way where it is not waited for.
+
+        Raises:
+            UnitFailed, ConnectionLost, PipelineHalted: As :meth:`raise_failure`.
         """
-        news = {place: offset for place, offset in progress.items() if self._committed.get(place) != offset}
-        if not news:
-            return
+        news = self._news(progress)
+        left = self.producer.flush(seconds) if news or len(self.producer) else 0
+        self.raise_failure()
+        if left or not news:
+            return not left
         started = time.perf_counter()
         offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in news.items()]
         try:
             if wait:
-                consumer.commit(offsets=offsets, asynchronous=False)
+                answer = consumer.commit(offsets=offsets, asynchronous=False) or []
+                refused = next((place.error for place in answer if place.error is not None), None)
+                if refused is not None:
+                    self._on_commit_error(refused)
+                    return False
             else:
                 consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             self._on_commit_error(error.args[0])
-            return
-        self._committed.update(news)
-        self._observer(OffsetsCommitted(self._pipeline, len(news), records, time.perf_counter() - started))
+            return False
+        self._note_committed(news, records, started)
+        return True
+
+    def give_up(self) -> None:
+        """Drop what is under way since the last commit; some of it may have been delivered all the same."""
+        failure = self._failure
+        self.producer.purge()
+        self.producer.flush(1.0)
+        # What was purged is reported as failed.
+        self._failure = None
+        self._tell_given_up(failure)
 
     def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Take the broker's answer to a commit that was not waited for; the consumer's ``on_commit`` callback."""
         failed = error or next((p.error for p in partitions if p.error is not None), None)
         if failed is not None and failed.code() != KafkaError._NO_OFFSET:  # noqa: SLF001
-            for place in partitions:
-                self._committed.pop((place.topic, place.partition), None)
+            self.forget([(place.topic, place.partition) for place in partitions])
             self._on_commit_error(failed)
 
-    def forget(self, partitions: list[TopicPartition]) -> None:
+    def forget(self, places: Collection[Place]) -> None:
         """Forget what was committed for partitions that went elsewhere."""
-        for place in partitions:
-            self._committed.pop((place.topic, place.partition), None)
+        for place in places:
+            self._committed.pop(place, None)
+
+    def close(self) -> None:
+        """Drop what was not delivered, and end the producer's threads and connections."""
+        self.producer.purge()
+        self.producer.flush(0.1)
+        self.producer.close()
+
+    def _news(self, progress: Progress) -> Progress:
+        return {place: offset for place, offset in progress.items() if self._committed.get(place) != offset}
+
+    def _note_committed(self, news: Progress, records: int, started: float) -> None:
+        self._committed.update(news)
+        self._observer(OffsetsCommitted(self._pipeline, len(news), records, time.perf_counter() - started))
+
+    def _tell_given_up(self, failure: KafkaError | None) -> None:
+        name, detail = (failure.name(), failure.str()) if failure is not None else ("", "")
+        self._observer(UnitGivenUp(self._pipeline, name, detail))
 
     def _on_commit_error(self, error: KafkaError) -> None:
         self._observer(CommitFailed(self._pipeline, error.name(), error.str()))
 
-    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and self._failure is None:
-            self._failure = error
+            self._failure, self._failed_at = error, f"{message.topic()}[{message.partition()}]"
 
     def _on_error(self, error: KafkaError) -> None:
         self._observer(KafkaClientError(self._pipeline, "producer", error.name(), error.str()))

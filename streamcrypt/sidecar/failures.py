@@ -7,12 +7,27 @@ from enum import Enum, auto
 
 from confluent_kafka import KafkaError, KafkaException
 
-from streamcrypt.errors import ConfigError, KeyRefused, KeyServiceError, StreamcryptError
+from streamcrypt.errors import ConfigError, KeyRefused, KeyServiceError, RecordTooLarge, StreamcryptError
 from streamcrypt.sidecar.spec import OnFailure
 from streamcrypt.sidecar.topics import RouteProblem
 
-__all__ = ["Backoff", "ConnectionLost", "PipelineHalted", "Verdict", "from_kafka", "operator_must_act", "verdict"]
+__all__ = [
+    "Backoff",
+    "ConnectionLost",
+    "PipelineHalted",
+    "RecordRefused",
+    "StopAsked",
+    "UnitFailed",
+    "Verdict",
+    "blames_record",
+    "from_kafka",
+    "is_fence",
+    "operator_must_act",
+    "refused",
+    "verdict",
+]
 
+_MOST_DOUBLINGS = 30
 _OPERATOR_CODES = frozenset(
     {
         KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001  confluent-kafka's public codes begin so
@@ -21,21 +36,62 @@ _OPERATOR_CODES = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError._AUTHENTICATION,  # noqa: SLF001
         KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_TIMESTAMP,
         KafkaError.INVALID_RECORD,
     }
+)
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+_RECORD_CODES = _TOO_LARGE | {KafkaError.INVALID_TIMESTAMP, KafkaError.INVALID_RECORD}
+_FENCES = frozenset(
+    {
+        KafkaError._FENCED,  # noqa: SLF001
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.UNRELEASED_INSTANCE_ID,
+    }
+)
+_TWO_CAUSES = (
+    "Either a second process runs with this group and instance, or a transaction outlived transaction.timeout.ms. "
+    "Give every process an 'instance' of its own; where there is one process only, look for pauses of host or broker."
 )
 _REMEDIES = {
     KafkaError._AUTO_OFFSET_RESET: (  # noqa: SLF001
         "The group's committed offset is no longer on the topic: records were deleted before they were read, or the "
         "topic was made anew. Choose where to go on with kafka-consumer-groups --reset-offsets."
     ),
-    KafkaError.MSG_SIZE_TOO_LARGE: "Raise max.message.bytes of the target topic: sealing adds about 400 bytes.",
+    KafkaError.MSG_SIZE_TOO_LARGE: (
+        "Raise max.message.bytes of the target topic: sealing adds about 400 bytes. The broker holds whole batches to "
+        "it: a topic that takes less than 1 MB also needs a smaller batch.size under kafka.producer."
+    ),
+    KafkaError.RECORD_LIST_TOO_LARGE: "Raise segment.bytes of the target topic, or lower batch.size of the producer.",
+    KafkaError.INVALID_TIMESTAMP: (
+        "A record's timestamp is kept. Widen message.timestamp.before.max.ms or message.timestamp.after.max.ms of the "
+        "target topic."
+    ),
+    KafkaError.INVALID_RECORD: "The target topic takes no such record: a compacted topic takes none without a key.",
 }
 
 
 class PipelineHalted(StreamcryptError):
     """The pipeline may not go on: an operator must act. What was done is delivered and committed."""
+
+
+class RecordRefused(StreamcryptError):
+    """The broker takes this record never: its timestamp, or a null key on a compacted topic."""
+
+
+class UnitFailed(Exception):
+    """What was begun since the last commit must be given up and read again.
+
+    Attributes:
+        cause: What the client or a broker said.
+    """
+
+    def __init__(self, cause: KafkaError) -> None:
+        super().__init__(cause.str())
+        self.cause = cause
 
 
 class ConnectionLost(StreamcryptError):
@@ -44,24 +100,53 @@ class ConnectionLost(StreamcryptError):
     retriable = True
 
 
+class StopAsked(Exception):
+    """The process is to end while something is waited for. No error: what is in hand is left to the next start."""
+
+
 class Verdict(Enum):
     """What to do about an error of one record."""
 
     WAIT = auto()
     """The key service or the target is away: hold the partition, others go on."""
+    DEAD_LETTER = auto()
+    """The record can never pass and is set aside."""
     SKIP = auto()
     """The record can never pass and may be left behind."""
     HALT = auto()
     """The record can never pass, or the settings are wrong."""
 
 
+_OF_POLICY = {
+    OnFailure.HALT: Verdict.HALT,
+    OnFailure.DEAD_LETTER: Verdict.DEAD_LETTER,
+    OnFailure.SKIP: Verdict.SKIP,
+}
+
+
 def verdict(error: StreamcryptError, on_failure: OnFailure) -> Verdict:
     """Classify an error that one record met."""
     if isinstance(error, (KeyServiceError, RouteProblem)):
         return Verdict.WAIT
-    if isinstance(error, ConfigError) or on_failure is OnFailure.HALT:
+    if isinstance(error, ConfigError):
         return Verdict.HALT
-    return Verdict.SKIP
+    return _OF_POLICY[on_failure]
+
+
+def blames_record(error: KafkaError) -> bool:
+    """Say whether a broker refused one record, or a batch for the sake of one."""
+    return error.code() in _RECORD_CODES
+
+
+def refused(error: KafkaError) -> StreamcryptError:
+    """Give the failure of the record that a broker refused."""
+    kind = RecordTooLarge if error.code() in _TOO_LARGE else RecordRefused
+    return kind(f"the broker refuses it: {error.str()}", remedy=_REMEDIES.get(error.code(), ""))
+
+
+def is_fence(error: KafkaError) -> bool:
+    """Say whether somebody took over our transactional id or our place in the group."""
+    return error.code() in _FENCES
 
 
 def operator_must_act(error: KafkaError) -> bool:
@@ -75,6 +160,8 @@ def from_kafka(error: KafkaError | KafkaException, doing: str) -> PipelineHalted
     if isinstance(cause, KafkaError) and operator_must_act(cause):
         return PipelineHalted(f"{doing}: {cause.str()}", remedy=_REMEDIES.get(cause.code(), "See the broker's ACLs."))
     text = cause.str() if isinstance(cause, KafkaError) else str(cause)
+    if isinstance(cause, KafkaError) and is_fence(cause):
+        return ConnectionLost(f"{doing}: fenced: {text}", remedy=_TWO_CAUSES)
     return ConnectionLost(f"{doing}: {text}")
 
 
@@ -100,5 +187,6 @@ class Backoff:
     def next(self) -> float:
         """Give the next pause in seconds."""
         limit = min(self._ceiling, self._first * 2.0**self._tries)
-        self._tries += 1
+        # A float ends at 2**1024, and an outage may last for a weekend.
+        self._tries = min(self._tries + 1, _MOST_DOUBLINGS)
         return limit * random.uniform(0.5, 1.0)  # noqa: S311  spread, no secret

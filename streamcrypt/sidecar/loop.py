@@ -1,8 +1,7 @@
 """The loop between topics: consume, transform, produce, commit. One thread, one consumer, one producer.
 
-Rule 1: a partition's records pass in order. One that has to wait holds its partition, and no other.
-Rule 2: an offset is committed only after everything before it was delivered or, by policy, left behind.
-Rule 3: nothing is looked up per record that stays the same for a run of records of one partition.
+An offset is committed only after everything before it was delivered or, by policy, set aside or left behind. With
+transactions, records and offsets become visible together.
 """
 
 from __future__ import annotations
@@ -10,50 +9,52 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 
-from streamcrypt.errors import RecordTooLarge, StreamcryptError
+from streamcrypt.errors import KeyUnavailable, StreamcryptError, again
 from streamcrypt.events import (
-    BatchDone,
     KafkaClientError,
     LoopTurned,
     Observer,
-    PartitionPaused,
-    PartitionResumed,
-    PartitionsAssigned,
-    PartitionsLost,
-    PartitionsRevoked,
     PipelineReady,
     PipelineStarting,
-    PipelineStopped,
-    RecordFailed,
     SourcesChanged,
 )
-from streamcrypt.sidecar.delivery import Delivery, Progress
-from streamcrypt.sidecar.failures import ConnectionLost, PipelineHalted, Verdict, from_kafka, operator_must_act, verdict
-from streamcrypt.sidecar.holds import Hold
+from streamcrypt.sidecar.dead_letters import DeadLetters
+from streamcrypt.sidecar.delivery import Delivery
+from streamcrypt.sidecar.failures import Backoff, ConnectionLost, StopAsked, UnitFailed, blames_record, from_kafka
+from streamcrypt.sidecar.ledger import Ledger, Place
+from streamcrypt.sidecar.membership import Membership, runs
+from streamcrypt.sidecar.passing import Passing
 from streamcrypt.sidecar.spec import PipelineSpec
-from streamcrypt.sidecar.topics import Routes, begin_at_latest, start_where_uncommitted
-from streamcrypt.sidecar.transform import PartitionWork, Transform
+from streamcrypt.sidecar.topics import RouteProblem, Routes, begin_at_latest
+from streamcrypt.sidecar.transactions import Transactions
+from streamcrypt.sidecar.transform import Transform
 
 __all__ = ["Pipeline"]
 
-_BATCH = 1000
-# poll for the first record, then take what is there: a full consume(1000, 0.1) would hold single records back.
 _FIRST_RECORD = 0.2
 _FIRST_RECORD_WHILE_HOLDING = 0.05
 _DISCOVERY_INTERVAL = 10.0
 _DISCOVERY_TIMEOUT = 1.0
+_LOOK_SOON = 1.0
 _SETTLE = 0.5
-# Docker kills 10 s after SIGTERM: flush, commit and leaving the group must fit.
+# What must be delivered before something else may be waited for: past this the brokers are away.
+_DELIVER = 10.0
+# Docker kills 10 s after SIGTERM: delivering, then committing and leaving the group must fit.
 _DRAIN = 5.0
+_END = 7.5
+_COMMIT_PAUSE = 0.1
+# Closing in the middle of a join leaves a member behind that the group waits for.
+_JOIN = 2.0
+# A cold KMS takes longer than a record waits for a key: TLS, credentials from a metadata service.
+_FIRST_KEY = 5.0
 _TURN = 1.0
-_PARTITION_BY_KEY = -1
-
-Place = tuple[str, int]
+# As often as this a unit may fail without any commit between, before the clients are made anew.
+_UNITS_GIVEN_UP = 3
 
 
 class Pipeline:
@@ -62,9 +63,11 @@ class Pipeline:
     Args:
         spec: What to do.
         consumer_config: librdkafka properties; offsets are neither stored nor committed by librdkafka itself.
-        producer_config: librdkafka properties, reporting failures only.
+        producer_config: librdkafka properties, reporting failures only; with a ``transactional.id`` delivery is
+            exactly once.
         transform: Seals or opens. Its owner closes it.
         observer: Told of everything that an operator may want to know.
+        letters: Sets records aside, where the policy says so.
     """
 
     def __init__(
@@ -74,327 +77,286 @@ class Pipeline:
         producer_config: Mapping[str, Any],
         transform: Transform,
         observer: Observer,
+        letters: DeadLetters | None = None,
     ) -> None:
         self._spec = spec
         self._transform = transform
         self._observer = observer
-        self._delivery = Delivery(spec.name, producer_config, observer)
-        self._consumer = Consumer(
-            {**consumer_config, "error_cb": self._on_error, "on_commit": self._delivery.on_commit}
-        )
+        self._stop = threading.Event()
+        self._next_turn = self._next_discovery = 0.0
         self._brokers = str(consumer_config.get("bootstrap.servers", ""))
-        strategy = str(consumer_config.get("partition.assignment.strategy", ""))
-        self._incremental = "cooperative" in strategy or consumer_config.get("group.protocol") == "consumer"
+        self._ledger = Ledger()
+        self._delivery = self._make_delivery(producer_config)
+        self._member = Membership(spec.name, consumer_config, self._delivery.on_commit, observer, self)
+        self._passing = Passing(
+            spec, transform, self._delivery, self._member, self._ledger, letters, observer, self._deliver_now
+        )
         self._routes = Routes(spec, {})
-        self._work: dict[Place, tuple[PartitionWork, str, int]] = {}
-        self._progress: Progress = {}
-        self._holds: dict[Place, Hold] = {}
-        self._assigned: set[Place] = set()
+        self._failed: UnitFailed | None = None
+        self._given_up = 0
         self._ready = False
         self._closing = False
-        self._passed = 0
+        self._settled = False
         self._passed_at_commit = 0
 
-    def run(self, stop: threading.Event) -> None:
+    def _make_delivery(self, config: Mapping[str, Any]) -> Delivery:
+        if "transactional.id" not in config:
+            return Delivery(self._spec.name, config, self._observer, self._while_full)
+        return Transactions(self._spec.name, config, self._observer, self._while_full, self._turn)
+
+    def run(self, stop: threading.Event, *, restarted: bool = False) -> None:
         """Run until ``stop`` is set, then deliver and commit what was begun.
+
+        Args:
+            stop: Set it to end.
+            restarted: Whether it ran before. A topic that has gone since holds its own partitions, not all others.
 
         Raises:
             PipelineHalted: An operator must act.
             ConnectionLost: Begin again with a new pipeline.
             StreamcryptError: The settings or the key service do not allow a start, or a record halts the pipeline.
         """
-        clean = False
+        self._stop = stop
         try:
-            self._start()
-            self._loop(stop)
-            clean = True
+            self._start(restarted=restarted)
+            self._loop()
+        except StopAsked:
+            pass
+        except UnitFailed as failure:
+            raise ConnectionLost(f"pipeline {self._spec.name!r}: {failure}") from None
         except KafkaException as error:
             raise from_kafka(error, f"pipeline {self._spec.name!r}") from None
         finally:
             settled = self._close()
-            self._observer(PipelineStopped(self._spec.name, clean and settled, self._passed))
         if not settled:
-            raise ConnectionLost("the brokers did not take all records before the end; they will be read again")
+            raise ConnectionLost(
+                f"pipeline {self._spec.name!r}: the brokers did not take all records and offsets before the end; "
+                "what they did not take will be read again"
+            )
+
+    @property
+    def passed(self) -> int:
+        """How many records it handed to the producer."""
+        return self._passing.passed
 
     @property
     def has_been_ready(self) -> bool:
-        """Whether it ever had partitions and a key at hand."""
+        """Whether it ever was a member of its group with a key at hand."""
         return self._ready
 
-    def _start(self) -> None:
+    def _start(self, *, restarted: bool) -> None:
         self._observer(PipelineStarting(self._spec.name, self._spec.mode, self._spec.group))
         try:
             self._routes = Routes.discover(self._delivery.producer, self._spec)
         except KafkaException as error:
             raise from_kafka(error, f"pipeline {self._spec.name!r}: no answer from {self._brokers}") from None
-        self._routes.check()
+        if not restarted:
+            self._routes.check()
+        self._passing.route(self._routes)
         if self._routes.sources:
-            self._transform.ready(self._spec.target_of(self._routes.sources[0]))
-        begin_at_latest(self._spec, self._consumer, self._routes)
+            self._await_key(self._spec.target_of(self._routes.sources[0]))
+        self._delivery.start()
+        begin_at_latest(self._spec, self._member.consumer, self._routes)
         self._subscribe()
 
-    def _loop(self, stop: threading.Event) -> None:
-        now = time.monotonic()
-        next_turn, next_commit, next_discovery = now, now + self._spec.commit_interval, now + _DISCOVERY_INTERVAL
-        while not stop.is_set():
-            for place, messages in _runs(self._fetch()):
-                self._take(place, messages)
-            self._delivery.producer.poll(0)
-            self._delivery.raise_failure()
-            now = time.monotonic()
-            if self._holds:
-                self._try_holds(now)
-            if now >= next_commit:
-                self._commit()
-                next_commit = time.monotonic() + self._spec.commit_interval
-            if now >= next_turn:
-                self._turn()
-                next_turn = now + _TURN
-            if now >= next_discovery:
-                self._discover()
-                next_discovery = now + _DISCOVERY_INTERVAL
+    def _await_key(self, target: str) -> None:
+        backoff, deadline = Backoff(0.2, 2.0), time.monotonic() + _FIRST_KEY
+        cause: KeyUnavailable | None = None
+        while True:
+            try:
+                self._transform.ready(target)
+            except KeyUnavailable as error:
+                # The first that names a key tells what went wrong; later ones may only say that it still does.
+                cause = cause or (error if error.key_id else None)
+                if time.monotonic() > deadline:
+                    raise again(cause or error) from None
+            else:
+                return
+            if self._stop.wait(backoff.next()):
+                raise StopAsked
 
-    def _fetch(self) -> Sequence[Message]:
-        first = self._consumer.poll(_FIRST_RECORD_WHILE_HOLDING if self._holds else _FIRST_RECORD)
-        if first is None:
-            return ()
-        messages = [first, *self._consumer.consume(_BATCH - 1, 0)]
-        if any(message.error() for message in messages):
-            for message in messages:
-                self._on_message_error(message)
-            return [message for message in messages if message.error() is None]
-        return messages
+    def _loop(self) -> None:
+        now = time.monotonic()
+        next_commit, self._next_discovery = now + self._spec.commit_interval, now + _DISCOVERY_INTERVAL
+        while not self._stop.is_set():
+            try:
+                self._pass_batch()
+                self._delivery.producer.poll(0)
+                self._delivery.raise_failure()
+                now = time.monotonic()
+                if self._passing.holds:
+                    self._passing.try_holds(now)
+                    self._look_sooner(now)
+                if now >= next_commit:
+                    self._commit(_SETTLE)
+                    next_commit = time.monotonic() + self._spec.commit_interval
+            except UnitFailed as failure:
+                self._give_up(failure)
+            self._turn()
+            if now >= self._next_discovery:
+                self._next_discovery = now + _DISCOVERY_INTERVAL
+                self._discover()
+
+    def _look_sooner(self, now: float) -> None:
+        """Look for topics soon where a record waits for one: it may only be younger than what we know."""
+        if any(isinstance(hold.error, RouteProblem) for hold in self._passing.holds.values()):
+            self._next_discovery = min(self._next_discovery, now + _LOOK_SOON)
+
+    def _pass_batch(self) -> None:
+        seconds = _FIRST_RECORD_WHILE_HOLDING if self._passing.holds else _FIRST_RECORD
+        batch = deque(runs(self._member.fetch(seconds, self._arrived)))
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            self._still_in_hand(batch)
+            raise failed
+        try:
+            while batch and not self._stop.is_set():
+                place, messages = batch.popleft()
+                self._passing.take(place, messages)
+                # Each run may wait for a key; a batch has as many runs as partitions.
+                self._turn()
+        except BaseException:
+            self._still_in_hand(batch)
+            # Nor has the run that was under way come to its end.
+            self._ledger.in_hand = True
+            raise
+        self._still_in_hand(batch)
+
+    def _arrived(self) -> None:
+        self._ledger.in_hand = True
+
+    def _still_in_hand(self, batch: Collection[tuple[Place, Any]]) -> None:
+        """Have what was fetched and not passed read again, should the unit be given up."""
+        for place, messages in batch:
+            if place not in self._passing.holds:
+                self._ledger.touch(place, messages[0].offset())
+        self._ledger.in_hand = bool(batch)
 
     def _turn(self) -> None:
-        self._transform.idle()
-        self._observer(LoopTurned(self._spec.name, len(self._assigned), len(self._holds)))
-        if not self._ready and self._assigned:
-            self._ready = True
-            self._observer(PipelineReady(self._spec.name, len(self._assigned)))
-
-    # -- records ---------------------------------------------------------------------------------------------------
-
-    def _take(self, place: Place, messages: Sequence[Any]) -> None:
-        hold = self._holds.get(place)
-        if hold is not None:
-            hold.messages.extend(messages)
+        now = time.monotonic()
+        if now < self._next_turn:
             return
-        rest = messages
-        while rest:
-            passed, error = self._pass(place, rest)
-            if error is None:
-                return
-            rest = rest[passed:]
-            if self._judge(place, rest[0], error) is Verdict.WAIT:
-                self._hold(place, rest, error)
-                return
-            self._progress[place] = rest[0].offset() + 1
-            rest = rest[1:]
+        self._next_turn = now + _TURN
+        self._transform.idle()
+        self._observer(LoopTurned(self._spec.name, len(self._member.assigned), len(self._passing.holds)))
+        if self._member.joined and not self._ready:
+            self._ready = True
+            self._observer(PipelineReady(self._spec.name, len(self._member.assigned)))
 
-    def _pass(self, place: Place, messages: Sequence[Any]) -> tuple[int, StreamcryptError | None]:
-        """Pass the records of one partition in order; say how many passed, and what stopped the next one."""
-        started = time.perf_counter()
-        produce = self._delivery.producer.produce
-        passed = size = tombstones = 0
-        failure: StreamcryptError | None = None
-        try:
-            work, target, partition = self._work_of(place)
-            for message in messages:
-                value = message.value()
-                key = message.key()
-                sent, headers = work(value, key, message.headers())
-                kind, timestamp = message.timestamp()
-                record: Any = (sent, key, partition, None, None, timestamp if kind else 0, headers)
-                try:
-                    produce(target, *record)
-                except BufferError:
-                    self._delivery.offer_again(target, *record)
-                passed += 1
-                if value is None:
-                    tombstones += 1
-                else:
-                    size += len(value)
-        except (ConnectionLost, PipelineHalted):
-            raise
-        except StreamcryptError as error:
-            failure = error
-        except KafkaException as error:
-            failure = self._not_produced(error, place)
-        if passed:
-            self._progress[place] = messages[passed - 1].offset() + 1
-            self._passed += passed
-            out = size + self._transform.growth * (passed - tombstones)
-            seconds = time.perf_counter() - started
-            self._observer(BatchDone(self._spec.name, place[0], passed, size, out, tombstones, seconds))
-        return passed, failure
+    def _while_full(self) -> None:
+        self._turn()
+        if self._stop.is_set():
+            raise StopAsked
 
-    def _work_of(self, place: Place) -> tuple[PartitionWork, str, int]:
-        known = self._work.get(place)
-        if known is None:
-            source, partition = place
-            target = self._routes.target_of(source, partition)
-            lane = partition if self._spec.keep_partition else None
-            work = self._transform.work(source, partition, target, lane)
-            known = self._work[place] = (work, target, _PARTITION_BY_KEY if lane is None else lane)
-        return known
+    # -- units of work -------------------------------------------------------------------------------------------------
 
-    def _not_produced(self, error: KafkaException, place: Place) -> StreamcryptError:
+    def _commit(self, seconds: float, *, wait: bool = False) -> bool:
+        positions = {} if self._ledger.in_hand else self._member.positions()
+        offsets = self._ledger.offsets(self._member.assigned, self._passing.held, positions)
+        records = self._passing.passed - self._passed_at_commit
+        if not self._delivery.commit(self._member.consumer, offsets, records, seconds, wait=wait):
+            return False
+        self._passed_at_commit = self._passing.passed
+        self._ledger.committed()
+        if records:
+            self._given_up = 0
+        return True
+
+    def _deliver_now(self) -> None:
+        if not self._commit(_DELIVER):
+            raise ConnectionLost(f"pipeline {self._spec.name!r}: the brokers took nothing for {_DELIVER:.0f} s")
+
+    def _give_up(self, failure: UnitFailed) -> None:
+        """Drop the unit, and read its records again under a new data key."""
+        self._given_up += 1
+        if self._given_up > _UNITS_GIVEN_UP:
+            raise ConnectionLost(f"pipeline {self._spec.name!r}: {failure}")
+        self._delivery.give_up()
         self._transform.lost()
-        if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            return RecordTooLarge("the record is over the producer's message.max.bytes")
-        raise from_kafka(error, f"produce from {place[0]!r}") from None
-
-    def _judge(self, place: Place, message: Any, error: StreamcryptError) -> Verdict:
-        decision = verdict(error, self._spec.on_failure)
-        if decision is Verdict.WAIT:
-            return decision
-        kind, detail = type(error).__name__, str(error)
-        action = decision.name.lower()
-        self._observer(RecordFailed(self._spec.name, *place, message.offset(), kind, detail, action))
-        if decision is Verdict.HALT:
-            at = f"{place[0]}[{place[1]}] offset {message.offset()}"
-            raise PipelineHalted(
-                f"pipeline {self._spec.name!r} halts at {at}: {kind}: {detail}",
-                remedy=error.remedy,
-            )
-        return decision
-
-    # -- waiting ---------------------------------------------------------------------------------------------------
-
-    def _hold(self, place: Place, messages: Sequence[Any], error: StreamcryptError) -> None:
-        self._consumer.pause([TopicPartition(*place)])
-        self._holds[place] = Hold(deque(messages), error)
-        offset = messages[0].offset()
-        kind = type(error).__name__
-        self._observer(PartitionPaused(self._spec.name, *place, offset, kind, str(error), error.remedy))
-
-    def _try_holds(self, now: float) -> None:
-        for place, hold in list(self._holds.items()):
-            if now < hold.due:
-                continue
-            messages: list[Any] = list(hold.messages)
-            passed, error = self._pass(place, messages)
-            for _ in range(passed):
-                hold.messages.popleft()
-            if error is None:
-                del self._holds[place]
-                self._consumer.resume([TopicPartition(*place)])
-                self._observer(PartitionResumed(self._spec.name, *place, now - hold.since))
-            elif self._judge(place, messages[passed], error) is Verdict.WAIT:
-                hold.failed_again(error)
-            else:
-                self._progress[place] = messages[passed].offset() + 1
-                hold.messages.popleft()
-                hold.due = now
-
-    # -- commits ---------------------------------------------------------------------------------------------------
-
-    def _commit(self) -> None:
-        if self._delivery.has_news(self._progress) and self._delivery.settle(_SETTLE):
-            self._delivery.commit(self._consumer, self._progress, self._take_count(), wait=False)
-
-    def _take_count(self) -> int:
-        count = self._passed - self._passed_at_commit
-        self._passed_at_commit = self._passed
-        return count
+        ends = {place: self._ledger.done.get(place, first) for place, first in self._ledger.firsts.items()}
+        again = self._ledger.rewind()
+        if blames_record(failure.cause):
+            self._passing.suspect(ends)
+        self._passing.forget(list(again))
+        self._member.seek(again)
 
     def _close(self) -> bool:
-        """Deliver, commit, leave the group; say whether everything passed on was delivered."""
-        settled = False
-        try:
-            settled = self._delivery.settle(_DRAIN)
-            if settled and self._assigned:
-                self._delivery.commit(self._consumer, self._progress, self._take_count(), wait=True)
-        except StreamcryptError:
-            # The error that ended the loop is on its way; nothing undelivered is committed.
-            settled = False
+        """Deliver, commit, leave the group; say whether everything passed on was delivered and committed."""
         self._closing = True
-        self._consumer.close()
-        if not settled:
+        # Without brokers both the commit and the farewell wait for longer than there is time, and in the middle of a
+        # rebalance the farewell does.
+        ending = threading.Thread(target=self._finish, name=f"finish-{self._spec.name}", daemon=True)
+        ending.start()
+        ending.join(_END)
+        if not self._settled:
             self._transform.lost()
-            self._delivery.discard()
-        return settled
+        return self._settled
 
-    # -- the consumer group ------------------------------------------------------------------------------------------
+    def _finish(self) -> None:
+        try:
+            self._await_join()
+            self._settled = self._failed is None and self._commit_last()
+        except (StreamcryptError, KafkaException, UnitFailed, StopAsked):
+            # The error that ended the loop is on its way; nothing undelivered is committed.
+            self._settled = False
+        try:
+            self._member.close()
+            self._delivery.close()
+        except KafkaException as error:
+            cause = error.args[0]
+            self._observer(KafkaClientError(self._spec.name, "consumer", cause.name(), cause.str()))
+
+    def _commit_last(self) -> bool:
+        drained = time.monotonic() + _DRAIN
+        while not self._commit(max(0.1, drained - time.monotonic()), wait=True):
+            # In the middle of a rebalance the group knows us by another generation than we do, for a moment.
+            if time.monotonic() > drained:
+                return False
+            time.sleep(_COMMIT_PAUSE)
+        return True
+
+    def _await_join(self) -> None:
+        deadline = time.monotonic() + _JOIN
+        while self._member.subscribed and not self._member.joined and time.monotonic() < deadline:
+            self._member.consumer.poll(0.1)
+
+    # -- the consumer group --------------------------------------------------------------------------------------------
+
+    def before_leaving(self, places: Collection[Place]) -> None:  # noqa: ARG002  a unit covers all partitions
+        """Deliver and commit before partitions go; see :class:`streamcrypt.sidecar.membership.Upheaval`."""
+        if self._closing:
+            return
+        try:
+            self._commit(_DRAIN, wait=True)
+        except UnitFailed as failure:
+            self._failed = failure
+
+    def after_losing(self, places: Collection[Place]) -> None:  # noqa: ARG002  a unit covers all partitions
+        """Give the unit up: its offsets would be refused."""
+        if self._delivery.must_not_wait and not self._closing:
+            self._failed = UnitFailed(KafkaError(KafkaError._ASSIGNMENT_LOST))  # noqa: SLF001  a public code
+
+    def forget(self, places: Collection[Place]) -> None:
+        """Forget partitions that go; see :class:`streamcrypt.sidecar.membership.Upheaval`."""
+        self._ledger.forget(places)
+        if not self._closing:
+            self._passing.forget(list(places))
+        self._delivery.forget(places)
 
     def _subscribe(self) -> None:
         sources = self._routes.sources
         self._observer(SourcesChanged(self._spec.name, sources))
         if sources:
-            self._consumer.subscribe(
-                list(sources), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-            )
+            self._member.subscribe(sources)
 
     def _discover(self) -> None:
         try:
             routes = Routes.discover(self._delivery.producer, self._spec, _DISCOVERY_TIMEOUT)
         except KafkaException as error:
-            self._on_error(error.args[0])
+            cause = error.args[0]
+            self._observer(KafkaClientError(self._spec.name, "producer", cause.name(), cause.str()))
             return
         before, self._routes = self._routes, routes
-        self._work.clear()
+        self._passing.route(routes)
         if routes.sources and routes.sources != before.sources:
             self._subscribe()
-
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        places = start_where_uncommitted(consumer, partitions) if partitions else []
-        if self._incremental:
-            consumer.incremental_assign(places)
-        else:
-            consumer.assign(places)
-        added = tuple((p.topic, p.partition) for p in partitions)
-        self._assigned.update(added)
-        self._observer(PartitionsAssigned(self._spec.name, added))
-
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        leaving = [(p.topic, p.partition) for p in partitions]
-        if not self._closing and self._delivery.settle(_DRAIN):
-            going = {place: self._progress[place] for place in leaving if place in self._progress}
-            self._delivery.commit(consumer, going, self._take_count(), wait=True)
-        self._forget(partitions)
-        self._unassign(consumer, partitions)
-        self._observer(PartitionsRevoked(self._spec.name, tuple(leaving)))
-
-    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._forget(partitions)
-        self._unassign(consumer, partitions)
-        self._observer(PartitionsLost(self._spec.name, tuple((p.topic, p.partition) for p in partitions)))
-
-    def _forget(self, partitions: list[TopicPartition]) -> None:
-        for p in partitions:
-            place = (p.topic, p.partition)
-            self._progress.pop(place, None)
-            self._holds.pop(place, None)
-            self._assigned.discard(place)
-        self._delivery.forget(partitions)
-
-    def _unassign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if self._incremental:
-            consumer.incremental_unassign(partitions)
-        else:
-            consumer.unassign()
-
-    def _on_message_error(self, message: Message) -> None:
-        error = message.error()
-        if error is None:
-            return
-        if error.fatal() or operator_must_act(error):
-            raise from_kafka(error, f"consume {message.topic()}[{message.partition()}]")
-        self._on_error(error)
-
-    def _on_error(self, error: KafkaError) -> None:
-        self._observer(KafkaClientError(self._spec.name, "consumer", error.name(), error.str()))
-
-
-def _runs(messages: Sequence[Message]) -> Iterator[tuple[Place, Sequence[Message]]]:
-    """Cut a batch where topic or partition changes. librdkafka hands out long runs of one partition."""
-    start = 0
-    topic: str | None = None
-    partition: int | None = None
-    for index, message in enumerate(messages):
-        if message.partition() != partition or message.topic() != topic:
-            if index:
-                yield (str(topic), int(partition or 0)), messages[start:index]
-            start, topic, partition = index, message.topic(), message.partition()
-    if messages:
-        yield (str(topic), int(partition or 0)), messages[start:]

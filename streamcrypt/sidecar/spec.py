@@ -28,9 +28,10 @@ class Start(StrEnum):
 
 
 class OnFailure(StrEnum):
-    """What happens to a record that can never be passed on: stop everything, or leave it behind."""
+    """What happens to a record that can never be passed on: stop everything, set it aside, or leave it behind."""
 
     HALT = "halt"
+    DEAD_LETTER = "dead_letter"
     SKIP = "skip"
 
 
@@ -50,6 +51,7 @@ class PipelineSpec:
         keep_partition: Write to the partition of the same number (default), else let the key decide.
         commit_interval: Seconds between commits. Default 1: a commit waits for every delivery.
         on_failure: For records that can never pass. Default halt: nobody loses a record unasked.
+        dead_letter: Where they go with ``dead_letter``.
     """
 
     name: str
@@ -62,11 +64,21 @@ class PipelineSpec:
     keep_partition: bool = True
     commit_interval: float = 1.0
     on_failure: OnFailure = OnFailure.HALT
+    dead_letter: str = ""
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ConfigError(f"pipeline {self.name!r} reads no topic")
+        if (self.on_failure is OnFailure.DEAD_LETTER) != bool(self.dead_letter):
+            raise ConfigError(
+                f"pipeline {self.name!r}: on_failure: dead_letter and a dead_letter topic go together",
+                remedy="Set both, or neither.",
+            )
         for source in self.sources:
+            if self.dead_letter and source == self.dead_letter:
+                raise ConfigError(
+                    f"pipeline {self.name!r} would read its own dead letters", remedy="Use streamcrypt replay."
+                )
             if not source.startswith("^") and self.target_of(source) == source:
                 raise ConfigError(
                     f"pipeline {self.name!r} would write onto its own input topic {source!r}",
@@ -81,7 +93,7 @@ class PipelineSpec:
         """Say whether this pipeline reads ``topic``. Kafka's own topics and our targets never match by expression."""
         if topic in self.sources:
             return True
-        if topic.startswith("__") or re.fullmatch(template_pattern(self.target), topic):
+        if topic.startswith("__") or topic == self.dead_letter or re.fullmatch(template_pattern(self.target), topic):
             return False
         if any(re.fullmatch(pattern, topic) for pattern in self.never_read):
             return False

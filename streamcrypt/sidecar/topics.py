@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # the stubs forget it
 
 from streamcrypt.errors import StreamcryptError
 from streamcrypt.sidecar.spec import PipelineSpec, Start
 
-__all__ = ["RouteProblem", "Routes", "begin_at_latest", "start_where_uncommitted"]
+__all__ = ["RouteProblem", "Routes", "begin_at_latest", "is_compacted", "start_where_uncommitted"]
 
 _METADATA_TIMEOUT = 5.0
-_OFFSETS_TIMEOUT = 10.0
+# A rebalance callback waits for this, and the end of the process waits for the callback.
+_OFFSETS_TIMEOUT = 4.0
+_ASK_AGAIN = 0.1
+# A coordinator that has just moved or begun, as on a young cluster; librdkafka hands these to us.
+_COORDINATOR_ON_ITS_WAY = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
+
+_T = TypeVar("_T")
 
 
 class RouteProblem(StreamcryptError):
@@ -58,6 +74,11 @@ class Routes:
                     f"pipeline {self.spec.name!r}: the source topic {source!r} does not exist",
                     remedy="Create it, or correct 'from'.",
                 )
+        if self.spec.dead_letter and self.spec.dead_letter not in self.partitions:
+            raise RouteProblem(
+                f"pipeline {self.spec.name!r}: the dead-letter topic {self.spec.dead_letter!r} does not exist",
+                remedy="Create it, or correct 'dead_letter'.",
+            )
         for source in self.sources:
             self.target_of(source, self.partitions[source] - 1)
 
@@ -77,7 +98,8 @@ class Routes:
         if self.spec.keep_partition and partition >= count:
             raise RouteProblem(
                 f"pipeline {self.spec.name!r}: {target!r} has {count} partitions, too few to keep those of {source!r}",
-                remedy=f"Give {target!r} at least {self.partitions.get(source, partition + 1)} partitions, "
+                # The source may have grown since this snapshot.
+                remedy=f"Give {target!r} at least {max(self.partitions.get(source, 0), partition + 1)} partitions, "
                 "or set partition: by_key.",
             )
         return target
@@ -95,7 +117,7 @@ def begin_at_latest(spec: PipelineSpec, consumer: Consumer, routes: Routes) -> N
     partitions = [TopicPartition(topic, p) for topic in routes.sources for p in range(routes.partitions[topic])]
     if spec.start is not Start.LATEST or not partitions:
         return
-    if any(p.offset >= 0 for p in consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT)):
+    if any(p.offset >= 0 for p in _committed(consumer, partitions)):
         return
     offsets = []
     for place in partitions:
@@ -104,11 +126,10 @@ def begin_at_latest(spec: PipelineSpec, consumer: Consumer, routes: Routes) -> N
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001  a public code of the library
         offsets.append(TopicPartition(place.topic, place.partition, watermarks[1]))
     try:
-        consumer.commit(offsets=offsets, asynchronous=False)
+        _ask(lambda: consumer.commit(offsets=offsets, asynchronous=False))
     except KafkaException:
         # Another member has joined meanwhile, and it did this before it joined.
-        committed = consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT)
-        if not any(p.offset >= 0 for p in committed):
+        if not any(p.offset >= 0 for p in _committed(consumer, partitions)):
             raise
 
 
@@ -118,10 +139,37 @@ def start_where_uncommitted(consumer: Consumer, partitions: list[TopicPartition]
     Raises:
         KafkaException: The group's offsets could not be read.
     """
-    committed = consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT)
+    committed = _committed(consumer, partitions)
     for place in committed:
         if place.error is not None:
             raise KafkaException(place.error)
         if place.offset < 0:
             place.offset = OFFSET_BEGINNING
     return list(committed)
+
+
+def _committed(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+    return _ask(lambda: consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT))
+
+
+def _ask(question: Callable[[], _T]) -> _T:
+    """Ask the group's coordinator, again while it is on its way."""
+    deadline = time.monotonic() + _OFFSETS_TIMEOUT
+    while True:
+        try:
+            return question()
+        except KafkaException as error:
+            if error.args[0].code() not in _COORDINATOR_ON_ITS_WAY or time.monotonic() > deadline:
+                raise
+            time.sleep(_ASK_AGAIN)
+
+
+def is_compacted(admin: AdminClient, topic: str) -> bool:
+    """Say whether a topic keeps the last value of each key only.
+
+    Raises:
+        KafkaException: The cluster did not answer, or does not let us ask.
+    """
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    answer = admin.describe_configs([resource], request_timeout=_OFFSETS_TIMEOUT)[resource].result()
+    return "compact" in str(answer["cleanup.policy"].value)

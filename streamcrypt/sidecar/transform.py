@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
 from streamcrypt.decryptor import Decryptor
-from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList
+from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList, TopicSealer
 
 __all__ = ["Open", "PartitionWork", "Seal", "Transform"]
 
 
-class PartitionWork(Protocol):
-    """Transforms the records of one source partition. A null value never comes here unless opening checks it."""
+Values = Sequence[bytes | None]
+HeaderLists = Sequence[HeaderList | None]
 
-    def __call__(
-        self, value: bytes | None, key: bytes | None, headers: HeaderList | None, /
+
+class PartitionWork(Protocol):
+    """Transforms the records of one source partition."""
+
+    def one(
+        self, value: bytes | None, key: bytes | None, headers: HeaderList | None
     ) -> tuple[bytes | None, HeaderList | None]:
         """Give value and headers to send.
 
         Raises:
             StreamcryptError: The record cannot pass, or not now.
         """
+        ...
+
+    def block(self, values: Values, keys: Values, headers: HeaderLists) -> tuple[Values, HeaderLists] | None:
+        """Give values and headers of a block to send, or None where it has to be done one by one."""
         ...
 
 
@@ -57,12 +67,18 @@ class Transform(Protocol):
 
 
 class Seal:
-    """Seals values for the target topic; a tombstone passes as it is."""
+    """Seals values for the target topic; a tombstone stays null, with proof where the encryptor gives one.
+
+    Args:
+        encryptor: Seals records.
+        letters: Seals dead letters; kept here so that its keys are dropped with the others.
+    """
 
     growth = NONCE_BYTES + TAG_BYTES
 
-    def __init__(self, encryptor: Encryptor) -> None:
+    def __init__(self, encryptor: Encryptor, letters: Encryptor | None = None) -> None:
         self._encryptor = encryptor
+        self._letters = letters
 
     def ready(self, target: str) -> None:
         """See :class:`Transform`."""
@@ -70,26 +86,20 @@ class Seal:
 
     def work(self, source: str, partition: int, target: str, lane: int | None) -> PartitionWork:  # noqa: ARG002
         """See :class:`Transform`."""
-        seal = self._encryptor.topic(target).seal
-        lane = LANE_UNKNOWN if lane is None else lane
-
-        def work(
-            value: bytes | None, key: bytes | None, headers: HeaderList | None
-        ) -> tuple[bytes | None, HeaderList | None]:
-            return (None, headers) if value is None else seal(value, key, headers, lane)
-
-        return work
+        return _SealWork(self._encryptor.topic(target), LANE_UNKNOWN if lane is None else lane)
 
     def idle(self) -> None:
         """See :class:`Transform`."""
 
     def lost(self) -> None:
         """See :class:`Transform`."""
-        self._encryptor.retire_all("failure")
+        for encryptor in filter(None, (self._encryptor, self._letters)):
+            encryptor.retire_all("failure")
 
     def close(self) -> None:
         """See :class:`Transform`."""
-        self._encryptor.close()
+        for encryptor in filter(None, (self._encryptor, self._letters)):
+            encryptor.close()
 
 
 class Open:
@@ -106,14 +116,7 @@ class Open:
 
     def work(self, source: str, partition: int, target: str, lane: int | None) -> PartitionWork:  # noqa: ARG002
         """See :class:`Transform`."""
-        open_ = self._decryptor.open
-
-        def work(
-            value: bytes | None, key: bytes | None, headers: HeaderList | None
-        ) -> tuple[bytes | None, HeaderList | None]:
-            return open_(source, value, key, headers, partition)
-
-        return work
+        return _OpenWork(self._decryptor, source, partition)
 
     def idle(self) -> None:
         """See :class:`Transform`."""
@@ -125,3 +128,34 @@ class Open:
     def close(self) -> None:
         """See :class:`Transform`."""
         self._decryptor.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _SealWork:
+    sealer: TopicSealer
+    lane: int
+
+    def one(
+        self, value: bytes | None, key: bytes | None, headers: HeaderList | None
+    ) -> tuple[bytes | None, HeaderList | None]:
+        if value is None:
+            return None, self.sealer.seal_tombstone(key, headers, self.lane)
+        return self.sealer.seal(value, key, headers, self.lane)
+
+    def block(self, values: Values, keys: Values, headers: HeaderLists) -> tuple[Values, HeaderLists] | None:
+        return self.sealer.seal_block(values, keys, headers, self.lane)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenWork:
+    decryptor: Decryptor
+    source: str
+    partition: int
+
+    def one(
+        self, value: bytes | None, key: bytes | None, headers: HeaderList | None
+    ) -> tuple[bytes | None, HeaderList | None]:
+        return self.decryptor.open(self.source, value, key, headers, self.partition)
+
+    def block(self, values: Values, keys: Values, headers: HeaderLists) -> tuple[Values, HeaderLists] | None:
+        return self.decryptor.open_block(self.source, values, keys, headers, self.partition)

@@ -16,7 +16,7 @@ from streamcrypt.config.pending import NOT_YET
 from streamcrypt.config.problems import MAX_LINES
 from streamcrypt.config.sections import Section
 from streamcrypt.crypto.suites import Suite
-from streamcrypt.envelope.framing import Framing
+from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.errors import ConfigError
 from streamcrypt.sidecar.spec import Mode, OnFailure, Start
 
@@ -82,16 +82,18 @@ def test_every_documented_default_holds(file):
         300.0,
         16 * 2**30,
     )
+    assert (settings.rotation.grace, settings.rotation.grace_factor) == (60.0, 4.0)
     assert (settings.cache.max_entries, settings.cache.ttl) == (10_000, 900.0)
     assert (settings.http.host, settings.http.port) == ("127.0.0.1", 9464)
     assert (settings.log.level, settings.log.format) == ("info", "json")
     assert settings.workers == 1
     assert pipeline.source == ("payments",)
     assert pipeline.group == "streamcrypt-protect"
-    assert pipeline.delivery == "at_least_once"
+    assert pipeline.delivery == "exactly_once"
     assert pipeline.commit_interval == pytest.approx(0.1)
     assert pipeline.suite is Suite.AES_256_GCM
     assert pipeline.framing is Framing.HEADER
+    assert (pipeline.tombstones, pipeline.plaintext) == (Tombstones.PLAIN, "reject")
     assert pipeline.bound == ("key",)
     assert (pipeline.partition, pipeline.start, pipeline.on_failure) == ("keep", "earliest", "halt")
 
@@ -300,7 +302,7 @@ def test_environment_alone_can_configure(file):
         ("STREAMCRYPT__KAFKA__BOOTSTRAP_SERVER", "x", "no property of librdkafka", "'bootstrap.servers'"),
         ("STREAMCRYPT__HTTP__PORT", "many", "no whole number", "whole number"),
         ("STREAMCRYPT__PIPELINES__0__BOUND", "[key", "no list", "JSON"),
-        ("STREAMCRYPT__PIPELINES__0__DELIVERY", "exactly_once", "not delivered yet", "at_least_once"),
+        ("STREAMCRYPT__PIPELINES__0__MODE", "reencrypt", "not delivered yet", "encrypt"),
     ],
 )
 def test_a_wrong_variable_is_named(file, variable, value, message, remedy):
@@ -464,6 +466,10 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     (changed(rotation={"max_bytes": "16GB"}), "rotation.max_bytes", "no size", "KiB"),
     (changed(rotation={"max_bytes": "65GiB"}), "rotation.max_bytes", "ceiling", "64GiB"),
     (changed(rotation={"max_messages": 2**32 + 1}), "rotation.max_messages", "ceiling", str(2**32)),
+    (changed(rotation={"grace": "a minute"}), "rotation.grace", "no duration", "ms, s, m, h, d"),
+    (changed(rotation={"grace": -1}), "rotation.grace", "below zero", "0 for none"),
+    (changed(rotation={"grace_factor": 0.5}), "rotation.grace_factor", "not 1 to 100", "such as 4"),
+    (changed(rotation={"grace_factor": 101}), "rotation.grace_factor", "not 1 to 100", "such as 4"),
     (changed(rotation={"max_messages": 0}), "rotation.max_messages", "below 1", ""),
     (changed(cache={"ttl": "-1s"}), "cache.ttl", "no duration", ""),
     (changed(cache={"max_entries": -1}), "cache.max_entries", "below 1", ""),
@@ -524,17 +530,18 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     (changed(keys={"require": "any"}), "keys.require", "not delivered yet", ""),
     (changed(pipeline={"mode": "reencrypt"}), "pipelines[0].mode", "not delivered yet", "encrypt"),
     (changed(pipeline={"how": "rewrap"}), "pipelines[0].how", "not delivered yet", ""),
-    (changed(pipeline={"delivery": "exactly_once"}), "pipelines[0].delivery", "not delivered yet", "at_least_once"),
-    (changed(pipeline={"tombstones": "authenticated"}), "pipelines[0].tombstones", "not delivered yet", "plain"),
-    (
-        changed(pipeline={"plaintext": {"pass_until": {"a": {0: 5}}}}),
-        "pipelines[0].plaintext",
-        "not delivered yet",
-        "reject",
-    ),
+    (changed(pipeline={"tombstones": "authentic"}), "pipelines[0].tombstones", "no choice", "'authenticated'"),
     (changed(pipeline={"sequence": "enforce"}), "pipelines[0].sequence", "not delivered yet", "off"),
-    (changed(pipeline={"on_failure": "dead_letter"}), "pipelines[0].on_failure", "not delivered yet", "halt"),
-    (changed(pipeline={"dead_letter": "a.dlq"}), "pipelines[0].dead_letter", "not delivered yet", ""),
+    # dead letters
+    (changed(pipeline={"on_failure": "dead_letter"}), "pipelines[0].on_failure", "needs a topic", "halt"),
+    (changed(pipeline={"dead_letter": "a.dlq"}), "pipelines[0].dead_letter", "goes with", "both"),
+    (
+        changed(pipeline={"on_failure": "dead_letter", "dead_letter": "payments"}),
+        "pipelines[0].dead_letter",
+        "reads",
+        "of their own",
+    ),
+    (changed(pipeline={"dead_letter_key": "alias/d"}), "pipelines[0].dead_letter_key", "there are none", "Remove"),
     # what is not delivered yet is still read as what it is
     (changed(pipeline={"plaintext": "accept"}), "pipelines[0].plaintext", "neither 'reject' nor", ""),
     (changed(pipeline={"plaintext": {"pass_until": 5}}), "pipelines[0].plaintext.pass_until", "is no section", ""),

@@ -1,0 +1,397 @@
+"""Records on their way through one pipeline: transform, hand over, or wait, or be set aside.
+
+Rule 1: a partition's records pass in order. One that has to wait holds its partition, and no other.
+Rule 2: nothing is looked up per record that stays the same for a run of records of one partition.
+Rule 3: nothing waits for the key service while a transaction is open.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from streamcrypt.errors import KeyServiceError, RecordTooLarge, StreamcryptError, again
+from streamcrypt.events import BatchDone, Observer, PartitionPaused, PartitionResumed, RecordFailed
+from streamcrypt.sidecar.dead_letters import DeadLetters
+from streamcrypt.sidecar.delivery import Delivery
+from streamcrypt.sidecar.failures import (
+    ConnectionLost,
+    PipelineHalted,
+    UnitFailed,
+    Verdict,
+    blames_record,
+    from_kafka,
+    refused,
+    verdict,
+)
+from streamcrypt.sidecar.holds import Gate, Hold
+from streamcrypt.sidecar.ledger import Ledger, Place, Progress
+from streamcrypt.sidecar.membership import Membership
+from streamcrypt.sidecar.spec import Mode, PipelineSpec
+from streamcrypt.sidecar.topics import RouteProblem, Routes
+from streamcrypt.sidecar.transform import PartitionWork, Transform
+
+__all__ = ["Passing"]
+
+_BLOCK = 250
+_PARTITION_BY_KEY = -1
+# Probing what waits must not keep the loop from its consumer group.
+_PROBING = 0.5
+
+
+class Passing:
+    """Passes records on, partition by partition.
+
+    Args:
+        spec: What the pipeline does.
+        transform: Seals or opens.
+        delivery: Where records go.
+        member: Where they come from; partitions are paused and resumed there.
+        ledger: Told how far each partition has come.
+        letters: Sets records aside, where the policy says so.
+        observer: Told of batches, pauses and failures.
+        commit: Delivers and commits what was begun, before something else is waited for.
+    """
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        transform: Transform,
+        delivery: Delivery,
+        member: Membership,
+        ledger: Ledger,
+        letters: DeadLetters | None,
+        observer: Observer,
+        commit: Callable[[], None],
+    ) -> None:
+        self._spec = spec
+        self._transform = transform
+        self._delivery = delivery
+        self._member = member
+        self._ledger = ledger
+        self._letters = letters
+        self._observer = observer
+        self._commit = commit
+        self._routes = Routes(spec, {})
+        self._work: dict[Place, tuple[PartitionWork, str, int]] = {}
+        self._suspects: Progress = {}
+        self.holds: dict[Place, Hold] = {}
+        self.passed = 0
+
+    def route(self, routes: Routes) -> None:
+        """Take a new look at the cluster; partitions that wait for a target are tried at once."""
+        self._routes = routes
+        self._work.clear()
+        for hold in self.holds.values():
+            if isinstance(hold.error, RouteProblem):
+                hold.due = 0.0
+
+    @property
+    def held(self) -> Progress:
+        """The offset of the oldest record in hand, for every partition that waits."""
+        return {place: hold.oldest for place, hold in self.holds.items()}
+
+    def take(self, place: Place, messages: Sequence[Any]) -> None:
+        """Pass a run of records of one partition, as far as they go; the others wait in hand.
+
+        Raises:
+            PipelineHalted: A record may not be passed over.
+            UnitFailed: The unit must be given up.
+            ConnectionLost: Begin again.
+        """
+        if place not in self._member.assigned:
+            return  # it went to another member between two fetches, and with it these records
+        hold = self.holds.get(place)
+        if hold is not None:
+            hold.add(messages)
+            return
+        if self.holds and (shut := self._shut(place)) is not None:
+            self._hold(place, messages, again(shut))
+            return
+        rest = messages
+        while rest:
+            if self._is_suspect(place, rest[0]):
+                going_on, passed = self._pass_alone(place, rest), 0
+            else:
+                passed, error = self._pass(place, rest)
+                if error is None:
+                    return
+                going_on = self._deal_with(place, rest[passed:], error)
+            if not going_on:
+                return
+            rest = rest[passed + 1 :]
+
+    def suspect(self, places: Progress) -> None:
+        """Have the records below these offsets pass one by one: a broker refuses one of them."""
+        self._suspects.update(places)
+
+    def forget(self, places: Sequence[Place]) -> None:
+        """Forget partitions that went elsewhere, or whose records will be read again."""
+        for place in places:
+            if self.holds.pop(place, None) is not None:
+                # A pause outlives the assignment: the partition would come back one day and stay silent.
+                self._member.resume(place)
+
+    # -- passing -----------------------------------------------------------------------------------------------------
+
+    def _pass(self, place: Place, messages: Sequence[Any]) -> tuple[int, StreamcryptError | None]:
+        """Pass the records of one partition in order; say how many passed, and what stopped the next one."""
+        started = time.perf_counter()
+        tally = _Tally(self._transform.growth)
+        failure: StreamcryptError | None = None
+        try:
+            work, target, partition = self._work_of(place)
+            self._ledger.touch(place, messages[0].offset())
+            self._delivery.begin()
+            for start in range(0, len(messages), _BLOCK):
+                self._pass_block(messages[start : start + _BLOCK], work, target, partition, tally)
+        except (ConnectionLost, PipelineHalted):
+            raise
+        except StreamcryptError as error:
+            failure = error
+        except KafkaException as error:
+            failure = self._not_produced(error, place)
+        finally:
+            if tally.passed:
+                self._ledger.passed(place, messages[tally.passed - 1].offset() + 1)
+        if tally.passed:
+            self.passed += tally.passed
+            seconds = time.perf_counter() - started
+            counts = (tally.passed, tally.bytes_in, tally.bytes_out, tally.tombstones)
+            self._observer(BatchDone(self._spec.name, place[0], *counts, seconds))
+        return tally.passed, failure
+
+    def _pass_block(
+        self, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, tally: _Tally
+    ) -> None:
+        # Any: confluent-kafka's stubs want header lists that may hold text, and lists are invariant.
+        produce: Any = self._delivery.producer.produce
+        values = [message.value() for message in messages]
+        keys = [message.key() for message in messages]
+        headers = [message.headers() for message in messages]
+        transformed = work.block(values, keys, headers)
+        sent = zip(*transformed, strict=True) if transformed else map(work.one, values, keys, headers)
+        passed = 0
+        try:
+            for message, key, (value, pairs) in zip(messages, keys, sent, strict=True):
+                kind, timestamp = message.timestamp()
+                sent_at = timestamp if kind else 0
+                try:
+                    produce(target, value, key, partition, None, None, sent_at, pairs)
+                except BufferError:
+                    self._delivery.offer_again(target, value, key, partition, None, None, sent_at, pairs)
+                passed += 1
+        finally:
+            tally.note(values[:passed])
+
+    def _work_of(self, place: Place) -> tuple[PartitionWork, str, int]:
+        known = self._work.get(place)
+        if known is None:
+            source, partition = place
+            target = self._routes.target_of(source, partition)
+            lane = partition if self._spec.keep_partition else None
+            work = self._transform.work(source, partition, target, lane)
+            known = self._work[place] = (work, target, _PARTITION_BY_KEY if lane is None else lane)
+        return known
+
+    def _not_produced(self, error: KafkaException, place: Place) -> StreamcryptError:
+        self._transform.lost()
+        if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return RecordTooLarge("the record is over the producer's message.max.bytes")
+        if error.args[0].txn_requires_abort():
+            raise UnitFailed(error.args[0]) from None
+        raise from_kafka(error, f"pipeline {self._spec.name!r}: produce from {place[0]!r}") from None
+
+    def _is_suspect(self, place: Place, message: Any) -> bool:
+        end = self._suspects.get(place)
+        if end is None:
+            return False
+        if message.offset() >= end:
+            del self._suspects[place]
+            return False
+        return True
+
+    def _pass_alone(self, place: Place, messages: Sequence[Any]) -> bool:
+        """Pass the first of these records in a unit of its own; say whether the others may follow."""
+        self._commit()
+        _, error = self._pass(place, messages[:1])
+        error = error or self._refusal()
+        if error is None:
+            return True
+        going_on = self._deal_with(place, messages, error)
+        worse = self._refusal()
+        if worse is not None:
+            raise self._halted(place, messages[0], f"its dead letter is refused: {worse}", worse.remedy)
+        return going_on
+
+    def _refusal(self) -> StreamcryptError | None:
+        """Deliver and commit; give the failure of the one record in the unit, where a broker refuses it."""
+        try:
+            self._commit()
+        except UnitFailed as failure:
+            if not blames_record(failure.cause):
+                raise
+            self._delivery.give_up()
+            self._transform.lost()
+            self._ledger.rewind()
+            return refused(failure.cause)
+        return None
+
+    # -- what cannot pass ----------------------------------------------------------------------------------------------
+
+    def _deal_with(self, place: Place, messages: Sequence[Any], error: StreamcryptError) -> bool:
+        """Do what the policy says of the first of these records; say whether the others may follow."""
+        message = messages[0]
+        decision = verdict(error, self._spec.on_failure)
+        if decision is Verdict.DEAD_LETTER:
+            try:
+                self._bury(place, message, error)
+            except KeyServiceError as away:
+                error, decision = away, Verdict.WAIT
+        if decision is Verdict.WAIT:
+            self._hold(place, messages, error)
+            if self._delivery.must_not_wait:
+                self._commit()
+            return False
+        kind, detail, action = type(error).__name__, str(error), decision.name.lower()
+        self._observer(RecordFailed(self._spec.name, *place, message.offset(), kind, detail, action))
+        if decision is Verdict.HALT:
+            raise self._halted(place, message, f"{kind}: {detail}", error.remedy)
+        self._ledger.touch(place, message.offset())
+        self._ledger.passed(place, message.offset() + 1)
+        return True
+
+    def _bury(self, place: Place, message: Any, error: StreamcryptError) -> None:
+        """Hand over the dead letter of a record, in the same unit as its neighbours.
+
+        Raises:
+            KeyUnavailable, KeyRefused: It has to be sealed and no data key is at hand.
+            PipelineHalted: It cannot be written.
+        """
+        if self._letters is None:
+            raise self._halted(place, message, "there is no dead-letter topic", "")
+        record = (message.value(), message.key(), message.headers())
+        self._ledger.touch(place, message.offset())
+        try:
+            letter = self._letters.letter(place, message.offset(), record, error)
+        except KeyServiceError:
+            raise
+        except StreamcryptError as cause:
+            raise self._halted(place, message, f"its dead letter cannot be sealed: {cause}", cause.remedy) from None
+        kind, timestamp = message.timestamp()
+        sent_at = timestamp if kind else 0
+        fields: tuple[Any, ...] = (letter.value, message.key(), _PARTITION_BY_KEY, None, None, sent_at, letter.headers)
+        produce: Any = self._delivery.producer.produce
+        self._delivery.begin()
+        try:
+            produce(self._letters.topic, *fields)
+        except BufferError:
+            self._delivery.offer_again(self._letters.topic, *fields)
+        except KafkaException as cause:
+            raise self._halted(place, message, f"its dead letter does not fit: {cause.args[0].str()}", "") from None
+
+    def _halted(self, place: Place, message: Any, why: str, remedy: str) -> PipelineHalted:
+        at = f"{place[0]}[{place[1]}] offset {message.offset()}"
+        return PipelineHalted(f"pipeline {self._spec.name!r} halts at {at}: {why}", remedy=remedy)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def _hold(self, place: Place, messages: Sequence[Any], error: StreamcryptError) -> None:
+        self._member.pause(place)
+        hold = Hold(error)
+        hold.add(messages)
+        self.holds[place] = hold
+        hold.join(self.holds.values())
+        kind = type(error).__name__
+        self._observer(PartitionPaused(self._spec.name, *place, hold.oldest, kind, str(error), error.remedy))
+
+    def _shut(self, place: Place) -> StreamcryptError | None:
+        """Give why a record of ``place`` need not even be tried: its target has no data key to seal with.
+
+        Opening is tried always: its data key may be at hand though that of another partition is not.
+        """
+        if self._spec.mode is not Mode.ENCRYPT:
+            return None
+        target = self._spec.target_of(place[0])
+        for (source, _), hold in self.holds.items():
+            if isinstance(hold.error, KeyServiceError) and self._spec.target_of(source) == target:
+                return hold.error
+        return None
+
+    def try_holds(self, now: float) -> None:
+        """Try again the partitions whose pause is over.
+
+        Raises:
+            PipelineHalted, UnitFailed, ConnectionLost: As :meth:`take`.
+        """
+        for place, hold in list(self.holds.items()):
+            if now < hold.due or place not in self.holds:
+                continue
+            if time.monotonic() - now > _PROBING:
+                return
+            # Another one comes first next time.
+            self.holds[place] = self.holds.pop(place)
+            # The client's position is ahead of what a hold has in hand.
+            self._ledger.in_hand = True
+            self._try(place, hold, now)
+            self._ledger.in_hand = False
+
+    def _try(self, place: Place, hold: Hold, now: float) -> None:
+        gate, messages = hold.gate, list(hold.messages)
+        passed, error = self._pass(place, messages)
+        for _ in range(passed):
+            hold.messages.popleft()
+        if error is None:
+            del self.holds[place]
+            self._go_on(place, hold, now)
+            self._release(gate)
+        elif verdict(error, self._spec.on_failure) is Verdict.WAIT:
+            hold.failed_again(error, moved=passed > 0, others=self.holds.values())
+            if self._delivery.must_not_wait:
+                self._commit()
+        else:
+            del self.holds[place]
+            rest = messages[passed:]
+            if self._deal_with(place, rest, error):
+                self.take(place, rest[1:])
+            if place in self.holds:
+                self.holds[place].take_over(hold)
+            else:
+                self._go_on(place, hold, now)
+
+    def _go_on(self, place: Place, hold: Hold, now: float) -> None:
+        if hold.fetch_from is not None:
+            self._ledger.moved_back(place)
+            self._member.seek({place: hold.fetch_from})
+        self._member.resume(place)
+        self._observer(PartitionResumed(self._spec.name, *place, now - hold.since))
+
+    def _release(self, gate: Gate | None) -> None:
+        """Let all that wait at a gate be tried at once."""
+        for hold in self.holds.values():
+            if gate is not None and hold.gate == gate:
+                hold.due = 0.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What came of a run of records of one partition."""
+
+    growth: int
+    passed: int = 0
+    tombstones: int = 0
+    bytes_in: int = 0
+
+    def note(self, values: Sequence[bytes | None]) -> None:
+        """Count records that were passed."""
+        self.passed += len(values)
+        self.tombstones += values.count(None)
+        self.bytes_in += sum(len(value) for value in values if value is not None)
+
+    @property
+    def bytes_out(self) -> int:
+        return self.bytes_in + self.growth * (self.passed - self.tombstones)

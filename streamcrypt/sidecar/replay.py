@@ -1,0 +1,241 @@
+"""Dead letters on their way back, exactly once, after the cause is gone.
+
+Every letter up to the end that the topic had at the start is looked at once. One that cannot or shall not go back is
+written to the end of the dead-letter topic again, in the same transaction, so that none is lost and none comes twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from streamcrypt.decryptor import Decryptor
+from streamcrypt.encryptor import HeaderList, header_list
+from streamcrypt.errors import ConfigError, KeyServiceError, StreamcryptError
+from streamcrypt.events import Observer
+from streamcrypt.sidecar.dead_letters import DeadLetters, MalformedLetter, Origin, without_our_headers
+from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, from_kafka
+from streamcrypt.sidecar.ledger import Progress
+from streamcrypt.sidecar.spec import PipelineSpec
+from streamcrypt.sidecar.topics import RouteProblem, Routes
+from streamcrypt.sidecar.transactions import Transactions
+from streamcrypt.sidecar.transform import Transform
+
+__all__ = ["Replay", "Replayed"]
+
+_BATCH = 500
+_FETCH = 1.0
+_TIMEOUT = 10.0
+_PATIENCE = 60.0
+_PARTITION_BY_KEY = -1
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What a replay did.
+
+    Attributes:
+        back: Letters whose record went to its target.
+        kept: Why letters stay on the dead-letter topic, and how many: ``filtered``, ``foreign``, ``malformed``,
+            ``withheld`` (refused as plaintext: nothing but coordinates was kept), or the class of the new failure.
+    """
+
+    back: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+
+
+class Replay:
+    """Sends the dead letters of one pipeline back through it.
+
+    Args:
+        spec: The pipeline, with its dead-letter topic.
+        consumer_config: librdkafka properties, with a consumer group of the replay's own.
+        producer_config: librdkafka properties, with a transactional id of the replay's own, so that two replays
+            fence each other instead of sending a letter twice.
+        transform: The pipeline's; its owner closes it.
+        letters: Writes a letter anew, where its record fails again.
+        opener: Opens sealed letters; None where the pipeline's letters are as they were read.
+        observer: Told of commits and of trouble with the broker.
+    """
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        consumer_config: Mapping[str, Any],
+        producer_config: Mapping[str, Any],
+        transform: Transform,
+        letters: DeadLetters,
+        opener: Decryptor | None,
+        observer: Observer,
+    ) -> None:
+        self._spec = spec
+        self._transform = transform
+        self._letters = letters
+        self._opener = opener
+        self._stop = threading.Event()
+        self._delivery = Transactions(spec.name, producer_config, observer, self._alive, self._alive)
+        self._consumer = Consumer(dict(consumer_config))
+        self._routes = Routes(spec, {})
+        self._stale_refused: Callable[[str], bool] = lambda _target: False
+        self._reason: str | None = None
+        self._done = Replayed()
+
+    def run(
+        self, stop: threading.Event, reason: str | None = None, compacted: Callable[[str], bool] | None = None
+    ) -> Replayed:
+        """Send letters back until the end that the topic has now, or until ``stop`` is set.
+
+        Args:
+            stop: Set it to end after the batch under way.
+            reason: Only letters of this error class, or whose reason contains this text.
+            compacted: Says whether a target is compacted; a replay is refused then, since an older value would
+                overwrite a newer one. None: go on all the same.
+
+        Raises:
+            ConfigError: A target is compacted.
+            KeyServiceError, RouteProblem: The cause is not gone; what was begun is rolled back.
+            ConnectionLost, PipelineHalted: The brokers.
+        """
+        self._stop, self._reason = stop, reason
+        self._stale_refused = compacted or (lambda _target: False)
+        try:
+            self._routes = Routes.discover(self._delivery.producer, self._spec)
+            self._delivery.start()
+            ends = self._assign()
+            self._until(ends)
+        except UnitFailed as failure:
+            self._delivery.give_up()
+            raise ConnectionLost(f"replay of {self._letters.topic!r}: {failure}") from None
+        except KafkaException as error:
+            raise from_kafka(error, f"replay of {self._letters.topic!r}") from None
+        except StreamcryptError:
+            self._delivery.give_up()
+            raise
+        finally:
+            self._consumer.close()
+            self._delivery.close()
+        return self._done
+
+    def _alive(self) -> None:
+        """Nothing else waits for this loop."""
+
+    def _assign(self) -> Progress:
+        topic = self._letters.topic
+        if topic not in self._routes.partitions:
+            raise RouteProblem(f"the dead-letter topic {topic!r} does not exist", remedy="Check its name.")
+        places = [TopicPartition(topic, number) for number in range(self._routes.partitions[topic])]
+        ends: Progress = {}
+        starts = self._consumer.committed(places, timeout=_TIMEOUT)
+        for place in starts:
+            low, high = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT)
+            place.offset = max(place.offset, low) if place.offset >= 0 else OFFSET_BEGINNING
+            if max(place.offset, low) < high:
+                ends[place.topic, place.partition] = high
+        self._consumer.assign([place for place in starts if (place.topic, place.partition) in ends])
+        return ends
+
+    def _until(self, ends: Progress) -> None:
+        waiting = time.monotonic() + _PATIENCE
+        while ends and not self._stop.is_set():
+            messages: list[Any] = self._consumer.consume(_BATCH, _FETCH)
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    raise from_kafka(error, f"replay of {self._letters.topic!r}")
+                place = (message.topic(), message.partition())
+                if place in ends and message.offset() < ends[place]:
+                    self._delivery.begin()
+                    self._replay(message)
+            reached = self._reached(ends)
+            self._delivery.commit(self._consumer, reached, len(messages), _TIMEOUT, wait=False)
+            for place, offset in reached.items():
+                if offset >= ends[place]:
+                    self._consumer.pause([TopicPartition(*place)])
+                    del ends[place]
+            if messages:
+                waiting = time.monotonic() + _PATIENCE
+            elif time.monotonic() > waiting:
+                raise ConnectionLost(f"replay of {self._letters.topic!r}: nothing arrives any more")
+
+    def _reached(self, ends: Progress) -> Progress:
+        places = [TopicPartition(*place) for place in ends]
+        return {
+            (p.topic, p.partition): min(p.offset, ends[p.topic, p.partition])
+            for p in self._consumer.position(places)
+            if p.offset >= 0
+        }
+
+    def _replay(self, message: Any) -> None:
+        key, headers = message.key(), header_list(message.headers())
+        kind, timestamp = message.timestamp()
+        sent_at = timestamp if kind else 0
+        try:
+            origin = Origin.read(headers)
+        except MalformedLetter:
+            self._keep("malformed", message, headers, sent_at)
+            return
+        why = self._why_not(origin, message.value())
+        if why:
+            self._keep(why, message, headers, sent_at)
+            return
+        place = (origin.topic, origin.partition)
+        try:
+            value, own = self._restore(message.value(), key, headers)
+        except StreamcryptError as error:
+            if isinstance(error, KeyServiceError):
+                raise
+            self._keep(type(error).__name__, message, headers, sent_at)
+            return
+        target = self._routes.target_of(*place)
+        if self._stale_refused(target):
+            raise ConfigError(
+                f"{target!r} is compacted: a replayed record lands behind later ones of its key and would replace them",
+                remedy="Pass --allow-stale where that is wanted.",
+            )
+        lane = origin.partition if self._spec.keep_partition else None
+        try:
+            sent, sent_headers = self._transform.work(*place, target, lane).one(value, key, own)
+        except (KeyServiceError, ConfigError):
+            raise
+        except StreamcryptError as error:
+            letter = self._letters.letter(place, origin.offset, (value, key, own), error)
+            self._send(self._letters.topic, letter.value, key, _PARTITION_BY_KEY, sent_at, letter.headers)
+            self._done.kept[type(error).__name__] += 1
+            return
+        self._send(target, sent, key, _PARTITION_BY_KEY if lane is None else lane, sent_at, sent_headers)
+        self._done.back += 1
+
+    def _why_not(self, origin: Origin, value: bytes | None) -> str:
+        # Headers can be forged: only what this pipeline reads may be written to where it writes.
+        if origin.pipeline != self._spec.name or not self._spec.reads(origin.topic) or origin.partition < 0:
+            return "foreign"
+        if self._reason is not None and self._reason != origin.kind and self._reason not in origin.reason:
+            return "filtered"
+        if value is None and origin.kind == "PlaintextRejected":
+            return "withheld"
+        return ""
+
+    def _restore(self, value: bytes | None, key: bytes | None, headers: HeaderList) -> tuple[bytes | None, HeaderList]:
+        rest: HeaderList | None = headers
+        if self._opener is not None and value is not None:
+            value, rest = self._opener.open(self._letters.topic, value, key, headers, None)
+        return value, without_our_headers(rest or ())
+
+    def _keep(self, why: str, message: Any, headers: HeaderList, sent_at: int) -> None:
+        self._send(self._letters.topic, message.value(), message.key(), _PARTITION_BY_KEY, sent_at, headers)
+        self._done.kept[why] += 1
+
+    def _send(
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int, sent_at: int, headers: Any
+    ) -> None:
+        record = (value, key, partition, None, None, sent_at, headers)
+        try:
+            self._delivery.producer.produce(topic, *record)
+        except BufferError:
+            self._delivery.offer_again(topic, *record)
