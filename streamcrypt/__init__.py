@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from streamcrypt.crypto.suites import Suite
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import Encryptor
-from streamcrypt.envelope.framing import Framing
+from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.errors import (
     AlreadySealed,
     AuthenticationFailed,
@@ -25,6 +25,7 @@ from streamcrypt.errors import (
     MangledEnvelope,
     PlaintextRejected,
     RecordTooLarge,
+    SequenceViolated,
     StreamcryptError,
     UnsupportedVersion,
     UntrustedKey,
@@ -62,8 +63,10 @@ __all__ = [
     "PlaintextRejected",
     "RecordTooLarge",
     "RotationPolicy",
+    "SequenceViolated",
     "StreamcryptError",
     "Suite",
+    "Tombstones",
     "UnsupportedVersion",
     "UntrustedKey",
     "failure_of",

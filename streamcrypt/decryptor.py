@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NoReturn, Self
 
 from streamcrypt.crypto.data_key import DataKey, InvalidTag
+from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
 from streamcrypt.encryptor import HeaderList, HeadersArgument, header_list
-from streamcrypt.envelope.binding import AADBuilder, aad_builder
+from streamcrypt.envelope.binding import KIND_TOMBSTONE, AADBuilder, aad_builder
 from streamcrypt.envelope.codec import decode_header, derivation_info
-from streamcrypt.envelope.framing import MAGIC, Framing, choose, split_frame
+from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, choose, split_frame
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, EnvelopeHeader, build_bound, build_context
 from streamcrypt.errors import (
     AuthenticationFailed,
@@ -28,14 +30,17 @@ from streamcrypt.keys.cache import CachedDataKey, DataKeyCache, MissBudget
 from streamcrypt.keys.clock import Clock, boottime
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.keys.rotation import CachePolicy
+from streamcrypt.keys.waiting import BoundedWait
 
 __all__ = ["Decryptor"]
 
 _MAX_CALLS_PER_MISS = 2
 # A block is opened as a whole before the first record of it is passed on: this bounds what is held twice.
 _MAX_BLOCK_BYTES = 4 * 2**20
-# Of the KEKs of a record that is refused: three ARNs of multi-Region keys, not eight times 2,048 characters.
-_SHOWN = 320
+# Of what a refused record says of itself: two ARNs of KEKs, not eight times 2,048 characters.
+_SHOWN = 200
+_TOMBSTONE_BYTES = NONCE_BYTES + TAG_BYTES
+_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 
 
 class Decryptor:
@@ -49,10 +54,12 @@ class Decryptor:
         require_bound: The record fields that must be bound to the value; default the key. A writer that binds nothing
             needs readers that require nothing: ``()``.
         framing: ``header`` (default) accepts the Kafka header only; ``self_contained`` accepts either, one at a time.
+        tombstones: ``plain`` (default): a null value is taken as it is; one that is authenticated is verified all the
+            same. ``authenticated``: a null value without proof is refused as PlaintextRejected.
         clock: Seconds on a clock that counts suspend; default CLOCK_BOOTTIME.
         observer: Told of data keys opened, refused and dropped.
-        max_wait: Seconds for which a record waits for a data key to be unwrapped before KeyUnavailable is raised,
-            while unwrapping goes on; default None: as long as the key service's own timeouts allow.
+        max_wait: Seconds for which a record waits for a data key, looking up an alias included, before KeyUnavailable
+            is raised, while the work goes on; default None: as long as the key service's own timeouts allow.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -69,6 +76,7 @@ class Decryptor:
         *,
         require_bound: Iterable[str] = ("key",),
         framing: Framing | str = Framing.HEADER,
+        tombstones: Tombstones | str = Tombstones.PLAIN,
         clock: Clock = boottime,
         observer: Observer = ignore_events,
         max_wait: float | None = None,
@@ -79,10 +87,12 @@ class Decryptor:
         self._topic_names = dict(topic_names or {})
         self._require_bound = frozenset(build_bound(require_bound))
         self._self_contained = choose(Framing, framing, "framing") is Framing.SELF_CONTAINED
+        self._plain_tombstones = choose(Tombstones, tombstones, "tombstones") is Tombstones.PLAIN
         self._clock = clock
         self._observer = observer
         policy = cache or CachePolicy()
-        self._cache = DataKeyCache(policy, clock, observer, max_wait)
+        self._cache = DataKeyCache(policy, clock, observer)
+        self._bounded = None if max_wait is None else BoundedWait(max_wait)
         self._entries = self._cache.entries
         self._budget = MissBudget(policy.refused_misses_per_minute, clock)
 
@@ -103,7 +113,7 @@ class Decryptor:
 
         Args:
             topic: The topic that the record was read from.
-            value: The value as it stands there; None, a tombstone, stays None.
+            value: The value as it stands there; None, a tombstone, stays None, verified where it is authenticated.
             key: The record's key.
             headers: The record's headers.
             partition: Where it was read, for the budget of refused data keys.
@@ -112,7 +122,8 @@ class Decryptor:
             The plaintext and the headers without ours.
 
         Raises:
-            PlaintextRejected, MalformedEnvelope, UnsupportedVersion: There is no usable envelope.
+            PlaintextRejected, MalformedEnvelope, UnsupportedVersion: There is no usable envelope, or a null value has
+                none where tombstones must be authenticated.
             UntrustedKey, ContextMismatch: This reader's policy refuses the envelope.
             AuthenticationFailed: Something was altered, or belongs elsewhere.
             KeyUnavailable, KeyRefused: The key service; the record is not at fault.
@@ -124,16 +135,17 @@ class Decryptor:
         self, topic: str, value: bytes | None, key: bytes | None, headers: HeaderList | None, partition: int | None
     ) -> tuple[bytes | None, HeaderList | None]:
         """Do what :meth:`decrypt` does on headers as a consumer gives them; no headers are left as None."""
+        if value is None:
+            return None, self._open_tombstone(topic, key, headers, partition)
         if headers is not None and len(headers) == 1 and headers[0][0] == HEADER_NAME:
             header, rest = headers[0][1], None
         else:
             header, rest = _split(headers)
-        if value is None:
-            return _tombstone(headers)
         if self._self_contained and value[:4] == MAGIC:
             header, value = _take_frame(headers, value)
         if header is None:
             raise self._no_envelope(value, headers)
+        # As _entry does, without the call: most records pass here.
         entry = self._entries.get(header)
         now = self._clock()
         if entry is None or now >= entry.expires or entry.approved.get(topic) != self._keys.trust_generation:
@@ -144,6 +156,30 @@ class Decryptor:
         except (InvalidTag, ValueError):
             # ValueError: the value is shorter than a nonce.
             raise AuthenticationFailed("the record cannot be opened") from None
+
+    def _open_tombstone(
+        self, topic: str, key: bytes | None, headers: HeaderList | None, partition: int | None
+    ) -> HeaderList | None:
+        """Verify a null value by its two headers, or take it as it is where that is allowed. spec: 6.4"""
+        if not any(name in _OURS for name, _ in headers or ()):
+            if self._plain_tombstones:
+                return headers
+            raise PlaintextRejected(
+                "the null value carries no proof, where tombstones are authenticated",
+                remedy="Set tombstones: authenticated on the writing side, or tombstones: plain here.",
+            )
+        header, rest = _split(headers)
+        proofs = [value for name, value in headers or () if name == TOMBSTONE_HEADER_NAME]
+        proof = proofs[0] if len(proofs) == 1 else None
+        if header is None or proof is None or len(proof) != _TOMBSTONE_BYTES:
+            raise MalformedEnvelope("a null value carries an envelope header, but not the two that prove a tombstone")
+        entry = self._entry(header, topic, partition)
+        aad = _tombstone_aad(entry.header.bound)(key, rest)
+        try:
+            entry.open(proof[:NONCE_BYTES], proof[NONCE_BYTES:], aad)
+        except InvalidTag:
+            raise AuthenticationFailed("the record cannot be opened") from None
+        return rest
 
     def open_block(
         self,
@@ -158,6 +194,9 @@ class Decryptor:
         Returns:
             The plaintexts and the headers without ours, or None where the block has to be opened record by record,
             so that :meth:`open` says which one fails and why.
+
+        Raises:
+            KeyServiceError: The first record's data key could not be had: asking once more would not help.
         """
         plain: list[bytes] = []
         rests: list[HeaderList | None] = []
@@ -185,6 +224,10 @@ class Decryptor:
                     last, open_, aad_of = header, entry.open, entry.aad
                 plain.append(open_(value[:12], value[12:], aad_of(key, rest)))
                 rests.append(rest)
+        except KeyServiceError:
+            if not plain:
+                raise
+            return None
         except (InvalidTag, ValueError, StreamcryptError):
             return None
         return plain, rests
@@ -209,21 +252,32 @@ class Decryptor:
 
     def _admit(self, header_bytes: bytes, topic: str, partition: int | None) -> CachedDataKey:
         """Check the policy for this topic and give the opened data key, unwrapping it where it is not at hand."""
-        # Read before the check: where trust changes meanwhile, the next record is checked again.
-        generation = self._keys.trust_generation
         known = self._entries.get(header_bytes)
         try:
             header = known.header if known is not None else decode_header(header_bytes)
             self._check_policy(header, topic)
-            entry = self._load(header_bytes, header, topic, partition)
-            if not self._keys.trusted((entry.proof,)):
-                # Another KEK of the header is trusted, but nothing shows that its encrypted data key is this one.
-                self._cache.forget(header_bytes, "untrusted")
-                entry = self._load(header_bytes, header, topic, partition)
+            if self._bounded is None:
+                return self._obtain(header_bytes, header, topic, partition)
+            return self._bounded.run(
+                (header_bytes, topic), lambda: self._obtain(header_bytes, header, topic, partition)
+            )
         except StreamcryptError as error:
             record_fault = not isinstance(error, (KeyServiceError, ConfigError))
             self._observer(DataKeyRefused(topic, type(error).__name__, str(error), record_fault=record_fault))
             raise
+
+    def _obtain(self, header_bytes: bytes, header: EnvelopeHeader, topic: str, partition: int | None) -> CachedDataKey:
+        """Do what may call the key service: look up who is trusted, and unwrap."""
+        # Read before the check: where trust changes meanwhile, the next record is checked again.
+        generation = self._keys.trust_generation
+        if not self._keys.trusted(header.keys):
+            ids = ", ".join(key.key_id for key in header.keys)
+            raise UntrustedKey(f"no trusted KEK among {ids[:_SHOWN]}{'…' if len(ids) > _SHOWN else ''}")
+        entry = self._load(header_bytes, header, topic, partition)
+        if not self._keys.trusted((entry.proof,)):
+            # Another KEK of the header is trusted, but nothing shows that its encrypted data key is this one.
+            self._cache.forget(header_bytes, "untrusted")
+            entry = self._load(header_bytes, header, topic, partition)
         entry.approved[topic] = generation
         return entry
 
@@ -233,7 +287,7 @@ class Decryptor:
     def _check_policy(self, header: EnvelopeHeader, topic: str) -> None:
         logical = self._topic_names.get(topic, topic)
         if header.topic != logical:
-            raise ContextMismatch(f"the envelope is bound to topic {header.topic!r}, not to {logical!r}")
+            raise ContextMismatch(f"the envelope is bound to topic {_quoted(header.topic)}, not to {logical!r}")
         missing = self._require_context.difference(header.context)
         if missing:
             names = ", ".join(sorted(name for name, _ in missing))
@@ -243,18 +297,15 @@ class Decryptor:
             raise ContextMismatch(
                 f"the envelope does not bind {', '.join(sorted(unbound))}", remedy="See bound and require_bound."
             )
-        if not self._keys.trusted(header.keys):
-            ids = ", ".join(key.key_id for key in header.keys)
-            raise UntrustedKey(f"no trusted KEK among {ids[:_SHOWN]}")
 
     def _unwrap(self, header: EnvelopeHeader, topic: str, partition: int | None, expires: float) -> CachedDataKey:
         info = derivation_info(header.suite, header.context, header.bound, header.content)
         identity = header.commitment + info
         same = self._cache.same_data_key(identity)
         if same is not None and self._keys.trusted((same.proof,)):
-            self._observer(DataKeyOpened(topic, same.key.id, header.keys[0].key_id, 0.0, shared=True))
+            self._observer(DataKeyOpened(topic, same.key.id, same.proof.key_id, 0.0, shared=True))
             return CachedDataKey(
-                same.key, header, identity=identity, proof=same.proof, aad=same.aad, expires=same.expires
+                same.key, header, identity=identity, proof=same.proof, aad=same.aad, expires=same.expires, is_alias=True
             )
         if self._budget.left(topic, partition) < 1:
             raise KeyUnavailable(
@@ -291,7 +342,10 @@ class Decryptor:
         Raises:
             KeyUnavailable, KeyRefused, ConfigError: The key service.
         """
-        self._keys.trusted(())
+        if self._bounded is None:
+            self._keys.trusted(())
+        else:
+            self._bounded.run("ready", lambda: self._keys.trusted(()))
 
     def sweep(self) -> None:
         """Drop data keys past their TTL. Call it now and then where records may stop coming."""
@@ -299,6 +353,8 @@ class Decryptor:
 
     def close(self) -> None:
         """Drop every opened data key. The key service stays open."""
+        if self._bounded is not None:
+            self._bounded.close()
         self._cache.close()
 
     def __enter__(self) -> Self:
@@ -323,14 +379,19 @@ def _split(headers: HeaderList | None) -> tuple[bytes | None, HeaderList | None]
     ours = [value for name, value in headers if name == HEADER_NAME]
     if len(ours) > 1:
         raise MalformedEnvelope(f"the record has {len(ours)} envelope headers")
-    rest = [pair for pair in headers if pair[0] != HEADER_NAME and pair[0] != TOMBSTONE_HEADER_NAME]
+    rest = [pair for pair in headers if pair[0] not in _OURS]
     return (ours[0] if ours else None), rest or None
 
 
-def _tombstone(headers: HeaderList | None) -> tuple[None, HeaderList | None]:
-    if any(name in (HEADER_NAME, TOMBSTONE_HEADER_NAME) for name, _ in headers or ()):
-        raise MalformedEnvelope("a null value carries an envelope header")
-    return None, headers
+@lru_cache(64)
+def _tombstone_aad(bound: tuple[str, ...]) -> AADBuilder:
+    return aad_builder(bound, KIND_TOMBSTONE)
+
+
+def _quoted(text: str) -> str:
+    """Quote what a refused record says of itself: as much as helps, whatever its length."""
+    shown = repr(text[:_SHOWN])
+    return shown if len(text) <= _SHOWN and len(shown) <= _SHOWN + 2 else f"{shown[:_SHOWN]}…"
 
 
 def _take_frame(headers: HeaderList | None, value: bytes) -> tuple[bytes, bytes]:

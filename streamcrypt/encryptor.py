@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import repeat
 from struct import Struct
 from typing import NoReturn, Self, cast
 
 from streamcrypt.crypto.data_key import check_suite
 from streamcrypt.crypto.suites import Suite
-from streamcrypt.envelope.binding import aad_builder, block_aad_builder
-from streamcrypt.envelope.framing import MAGIC, Framing, carries_envelope, choose, frame_prefix
+from streamcrypt.envelope.binding import KIND_TOMBSTONE, aad_builder, block_aad_builder
+from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, carries_envelope, choose, frame_prefix
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, build_bound, build_context
 from streamcrypt.errors import AlreadySealed, ConfigError
 from streamcrypt.events import Observer, ignore_events
@@ -61,10 +62,13 @@ def _any_ours(headers: Sequence[HeaderList | None]) -> bool:
 class TopicSealer:
     """Seals values for one topic. Get one from :meth:`Encryptor.topic`; safe to use from several threads."""
 
-    __slots__ = ("_aad", "_block_aads", "_clock", "_self_contained", "issuer")
+    __slots__ = ("_aad", "_block_aads", "_clock", "_self_contained", "_tombstone_aad", "issuer")
 
-    def __init__(self, issuer: DataKeyIssuer, bound: tuple[str, ...], framing: Framing, clock: Clock) -> None:
+    def __init__(
+        self, issuer: DataKeyIssuer, bound: tuple[str, ...], framing: Framing, tombstones: Tombstones, clock: Clock
+    ) -> None:
         self.issuer = issuer
+        self._tombstone_aad = aad_builder(bound, KIND_TOMBSTONE) if tombstones is Tombstones.AUTHENTICATED else None
         self._aad = aad_builder(bound)
         self._block_aads = block_aad_builder(bound)
         self._self_contained = framing is Framing.SELF_CONTAINED
@@ -76,7 +80,7 @@ class TopicSealer:
         """Seal one value; return it with the headers to send, ours last.
 
         Args:
-            value: The plaintext; never None, a tombstone is not sealed.
+            value: The plaintext; never None, for which there is :meth:`seal_tombstone`.
             key: The record's key.
             headers: The record's headers. The list returned may be shared between records: send it, do not change it.
             lane: The target partition where it is known, else ``LANE_UNKNOWN``. spec: 5.1
@@ -112,6 +116,52 @@ class TopicSealer:
         if self._self_contained:
             return frame_prefix(lease.header_bytes) + sealed, headers
         return sealed, [*headers, lease.headers_alone[0]] if headers else lease.headers_alone
+
+    def seal_anything(
+        self, value: bytes, key: bytes | None, headers: HeaderList, lane: int
+    ) -> tuple[bytes, HeaderList]:
+        """Seal a value whatever it looks like, with the envelope in a header: for dead letters, which keep evidence.
+
+        Args:
+            value: Any bytes; an envelope among them is sealed like everything else.
+            key: The record's key.
+            headers: The record's headers, none of them ours.
+            lane: As for :meth:`seal`.
+
+        Raises:
+            AlreadySealed: A header is ours.
+            KeyUnavailable, KeyRefused, ConfigError: As for :meth:`seal`.
+        """
+        refuse_ours(headers)
+        aad = self._aad(key, headers)
+        lease, sequence = self.issuer.take(len(value) + len(aad), lane)
+        nonce = _nonce(lane, sequence)
+        return nonce + lease.seal(nonce, value, aad), [*headers, lease.headers_alone[0]]
+
+    def seal_tombstone(self, key: bytes | None, headers: HeaderList | None, lane: int) -> HeaderList | None:
+        """Give the headers to send with a null value, which stays null so that compaction works. spec: 6.4
+
+        Plain tombstones go as they are. Authenticated ones take a number of their lane, as a value does, and carry
+        two headers of ours, in either framing: the value must stay null, so there is nowhere else to put them.
+
+        Args:
+            key: The record's key.
+            headers: The record's headers.
+            lane: As for :meth:`seal`.
+
+        Raises:
+            AlreadySealed: The record carries an envelope.
+            KeyUnavailable, KeyRefused, ConfigError: A key is due and none could be minted.
+        """
+        if headers:
+            refuse_ours(headers)
+        if self._tombstone_aad is None:
+            return headers
+        aad = self._tombstone_aad(key, headers)
+        lease, sequence = self.issuer.take(len(aad), lane)
+        nonce = _nonce(lane, sequence)
+        proof = nonce + lease.seal(nonce, b"", aad)
+        return [*(headers or ()), lease.headers_alone[0], (TOMBSTONE_HEADER_NAME, proof)]
 
     def seal_block(
         self,
@@ -171,6 +221,8 @@ class Encryptor:
         bound: The record fields bound to the value: ``key`` and ``header:<name>``; default the key, so that a value
             cannot be moved to another key.
         framing: ``header`` (default) or ``self_contained``.
+        tombstones: ``plain`` (default): a null value goes as it is, and every reader takes it. ``authenticated``: it
+            carries two headers that prove it; readers older than this option refuse it.
         topic_names: Physical topic to logical topic, where they differ.
         clock: Seconds on a clock that counts suspend; default CLOCK_BOOTTIME.
         wall_clock: Seconds of the wall clock, whose jumps retire keys; default ``time.time``.
@@ -195,6 +247,7 @@ class Encryptor:
         suite: Suite | str = Suite.AES_256_GCM,
         bound: Iterable[str] = ("key",),
         framing: Framing | str = Framing.HEADER,
+        tombstones: Tombstones | str = Tombstones.PLAIN,
         topic_names: Mapping[str, str] | None = None,
         clock: Clock = boottime,
         wall_clock: Clock | None = None,
@@ -205,6 +258,7 @@ class Encryptor:
         build_context(self._context, "any")
         self._bound = build_bound(bound)
         self._framing = choose(Framing, framing, "framing")
+        self._tombstones = choose(Tombstones, tombstones, "tombstones")
         suite = choose(Suite, suite, "suite")
         check_suite(suite)
         self._topic_names = dict(topic_names or {})
@@ -220,6 +274,7 @@ class Encryptor:
             max_wait=max_wait,
         )
         self._sealers: dict[str, TopicSealer] = {}
+        self._minter.sweep = self.sweep
         self._closed = False
 
     def encrypt(
@@ -234,7 +289,8 @@ class Encryptor:
 
         Args:
             topic: The topic that the record will be written to.
-            value: The plaintext; None, a tombstone, stays None so that compaction works.
+            value: The plaintext; None, a tombstone, stays None so that compaction works. Where tombstones are
+                authenticated the headers prove it.
             key: The record's key, bound to the value by default.
             headers: The record's headers.
             partition: The target partition where it is known.
@@ -249,12 +305,11 @@ class Encryptor:
             ConfigError: The partition is not 0 to 2^31 - 1, or the encryptor is closed.
         """
         pairs = header_list(headers)
-        if value is None:
-            refuse_ours(pairs)
-            return None, pairs
         lane = LANE_UNKNOWN if partition is None else partition
         if not 0 <= lane <= MAX_LANE and partition is not None:
             raise ConfigError(f"partition {partition} is not 0 to {MAX_LANE}")
+        if value is None:
+            return None, self.topic(topic).seal_tombstone(key, pairs, lane) or []
         sealed, sent = self.topic(topic).seal(value, key, pairs, lane)
         return sealed, list(sent or ())
 
@@ -271,7 +326,8 @@ class Encryptor:
         self._check_open()
         context = build_context(self._context, self._topic_names.get(topic, topic))
         issuer = DataKeyIssuer(self._minter, topic, context)
-        sealer = self._sealers.setdefault(topic, TopicSealer(issuer, self._bound, self._framing, self._clock))
+        sealer = TopicSealer(issuer, self._bound, self._framing, self._tombstones, self._clock)
+        sealer = self._sealers.setdefault(topic, sealer)
         if self._closed:
             sealer.issuer.close()
         self._check_open()
@@ -289,23 +345,40 @@ class Encryptor:
         """
         self.topic(topic).issuer.ready()
 
-    def retire(self, topic: str, reason: str) -> None:
-        """Let the current data key of ``topic`` seal nothing more: after a failed delivery, a purge or an abort."""
+    def retire(self, topic: str, reason: str, header: bytes | None = None) -> None:
+        """Let the current data key of ``topic`` seal nothing more: after a failed delivery, a purge or an abort.
+
+        Args:
+            topic: The topic written.
+            reason: For the event.
+            header: The envelope header of the record that failed: the key is retired only where it is that record's,
+                so that many reports about one key do not cost the keys after it. Default: whichever key it is.
+        """
         sealer = self._sealers.get(topic)
         if sealer is not None:
-            sealer.issuer.retire(reason)
+            sealer.issuer.retire(reason, header)
 
     def retire_all(self, reason: str) -> None:
         """Let the current data keys of all topics seal nothing more."""
         for sealer in list(self._sealers.values()):
             sealer.issuer.retire(reason)
 
-    def close(self) -> None:
-        """Drop every data key; sealing raises ConfigError from now on. The key service stays open."""
-        self._closed = True
+    def sweep(self) -> None:
+        """Drop data keys too old to seal. Call it now and then where no topic may be written for long."""
         for sealer in list(self._sealers.values()):
-            sealer.issuer.close()
-        self._minter.close()
+            sealer.issuer.sweep()
+
+    def close(self) -> None:
+        """Drop every data key; sealing raises ConfigError from now on. The key service stays open.
+
+        Raises:
+            Exception: What an observer raised; every key is dropped nevertheless.
+        """
+        self._closed = True
+        with ExitStack() as closing:
+            closing.callback(self._minter.close)
+            for sealer in list(self._sealers.values()):
+                closing.callback(sealer.issuer.close)
 
     def __enter__(self) -> Self:
         return self

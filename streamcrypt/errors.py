@@ -15,6 +15,7 @@
     ├── KeyServiceError         the key service's
     │   ├── KeyUnavailable          timeout, throttling, 5xx: a retry helps
     │   └── KeyRefused              denied, disabled, not found: an operator must act
+    ├── SequenceViolated        someone's: a record is missing, repeated, out of order or moved before this one
     ├── RecordTooLarge          the record's: sealed, it would pass the limit
     └── AlreadySealed           the sender's: it carries an envelope where plaintext belongs
 
@@ -38,6 +39,7 @@ __all__ = [
     "MangledEnvelope",
     "PlaintextRejected",
     "RecordTooLarge",
+    "SequenceViolated",
     "StreamcryptError",
     "UnsupportedVersion",
     "UntrustedKey",
@@ -108,6 +110,12 @@ class ContextMismatch(StreamcryptError):
 
 class AuthenticationFailed(StreamcryptError):
     """The record, its header or its data key was altered, or belongs elsewhere. It never says which."""
+
+
+class SequenceViolated(StreamcryptError):
+    """The record opens, but its number shows that others are missing, or that it was repeated, displaced or moved."""
+
+    remedy = "Compare with the source: what writes to this topic, or deletes from it, besides the encrypting pipeline?"
 
 
 class KeyServiceError(StreamcryptError):

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from streamcrypt.cli.compose import (
+    admin_config,
     build_decryptor,
     build_encryptor,
     build_letter_encryptor,
@@ -23,6 +25,7 @@ from streamcrypt.cli.compose import (
 )
 from streamcrypt.cli.exits import Exit, complain
 from streamcrypt.config import PipelineSettings, Settings, load
+from streamcrypt.envelope.sequence import SequenceMode
 from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.events import Observer
 from streamcrypt.keys.provider import KeyProvider
@@ -33,8 +36,12 @@ from streamcrypt.observe.logs import Logs
 from streamcrypt.observe.metrics import Metrics
 from streamcrypt.sidecar.dead_letters import DeadLetters
 from streamcrypt.sidecar.loop import Pipeline
+from streamcrypt.sidecar.safeguards import Evidence, Safeguards
 from streamcrypt.sidecar.supervisor import PipelineFactory, Supervisor
 from streamcrypt.sidecar.transform import Open, Seal, Transform
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
 
 __all__ = ["compose", "end_on_signals", "factory", "run"]
 
@@ -97,13 +104,19 @@ def factory(
     """
     transform, letters = compose(settings, pipeline, provider, observer)
     spec = settings.spec(pipeline)
+    safeguards = Safeguards(
+        letters,
+        pipeline.cutover,
+        None if pipeline.sequence == "off" else Evidence(pipeline.name, SequenceMode(pipeline.sequence), observer),
+        lambda: _admin(settings, pipeline),
+    )
     consumer, producer = consumer_config(settings, pipeline), producer_config(settings, pipeline)
 
     def build() -> Pipeline:
         from confluent_kafka import KafkaException
 
         try:
-            return Pipeline(spec, consumer, producer, transform, observer, letters)
+            return Pipeline(spec, consumer, producer, transform, observer, safeguards)
         except KafkaException as error:
             raise unusable_client(settings, error) from None
 
@@ -128,6 +141,12 @@ def compose(
     if topic is None or sealer is None:
         return transform, None
     return transform, DeadLetters(pipeline.name, topic, sealer.topic(topic))
+
+
+def _admin(settings: Settings, pipeline: PipelineSettings) -> AdminClient:
+    from confluent_kafka.admin import AdminClient
+
+    return AdminClient(admin_config(settings, pipeline))
 
 
 def end_on_signals(stop: threading.Event) -> None:

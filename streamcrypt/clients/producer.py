@@ -119,7 +119,7 @@ class EncryptingProducer(Producer):
 
         return BoundEncryptingProducer
 
-    def produce(  # noqa: PLR0917  the base class's order
+    def produce(
         self,
         topic: str,
         value: str | bytes | None = None,

@@ -62,7 +62,4 @@ NOT_YET: dict[str, NotYet] = {
     "pipelines.how": NotYet(
         _given, "'how' goes with mode 'reencrypt', which is not delivered yet", "Remove this line."
     ),
-    "pipelines.sequence": NotYet(
-        _is("report", "enforce"), "sequence evidence is not delivered yet", "Write 'sequence: off'."
-    ),
 }

@@ -80,6 +80,9 @@ def pipeline_findings(pipelines: Indexed) -> Iterator[Finding]:
             yield (*path, "suite"), message, "Remove it."
         if pipeline.mode == "encrypt" and pipeline.trusted_keys is not None:
             yield (*path, "trusted_keys"), "does not count when encrypting", "Remove it."
+        if pipeline.mode == "encrypt" and pipeline.sequence != "off":
+            message = "does not count when encrypting: the reader looks for evidence"
+            yield (*path, "sequence"), message, "Remove it, or set it on the decrypting pipeline."
         yield from _cutover_findings(path, pipeline)
         yield from _dead_letter_findings(path, pipeline, pipelines)
         yield from _own_input(path, pipeline)

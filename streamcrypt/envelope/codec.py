@@ -75,6 +75,8 @@ _PARSED: Any = parse_schema(json.loads(json.dumps(SCHEMA)))
 _PARSED_DERIVATION: Any = parse_schema(json.loads(json.dumps(_DERIVATION_SCHEMA)))
 _AVRO_MARKER = SINGLE_OBJECT_PREFIX[:2]
 _MAX_SHIFT = 63
+# Each mirror on the way may encode once more; 8 KiB leave room for few of them.
+_MOST_MIRRORS = 4
 
 
 def encode_header(header: EnvelopeHeader) -> bytes:
@@ -206,10 +208,12 @@ def _read_long(data: bytes, at: int) -> tuple[int, int]:
 def _not_ours(data: bytes) -> MalformedEnvelope | UnsupportedVersion:
     if data.startswith(_AVRO_MARKER) and len(data) >= len(SINGLE_OBJECT_PREFIX):
         return UnsupportedVersion(f"unknown header fingerprint {data[2:10].hex()}")
-    try:
-        plain = base64.b64decode(data.strip(b'"'), validate=True)
-    except (binascii.Error, ValueError):
-        plain = b""
-    if plain.startswith(_AVRO_MARKER):
-        return MangledEnvelope("the header is base64 of an envelope: a mirror re-encoded it")
+    for times in range(1, _MOST_MIRRORS + 1):
+        try:
+            data = base64.b64decode(data.strip(b'"'), validate=True)
+        except (binascii.Error, ValueError):
+            break
+        if data.startswith(_AVRO_MARKER):
+            often = "" if times == 1 else f", {times} times over"
+            return MangledEnvelope(f"the header is base64 of an envelope{often}: a mirror re-encoded it")
     return MalformedEnvelope("the header is not an envelope")

@@ -1,4 +1,4 @@
-"""Where the envelope header rides: in a Kafka header, or in the value itself. spec: 6.2, 6.3"""
+"""Where the envelope header rides: in a Kafka header, or in the value itself. spec: 6.2, 6.3, 6.4"""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TypeVar
 from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
 from streamcrypt.envelope.codec import decode_header
 from streamcrypt.envelope.header import MAX_HEADER_BYTES
-from streamcrypt.errors import ConfigError, EnvelopeError, MalformedEnvelope
+from streamcrypt.errors import ConfigError, EnvelopeError, MalformedEnvelope, UnsupportedVersion
 
-__all__ = ["MAGIC", "Framing", "carries_envelope", "choose", "frame_prefix", "split_frame"]
+__all__ = ["MAGIC", "Framing", "Tombstones", "carries_envelope", "choose", "frame_prefix", "split_frame"]
 
 MAGIC = b"\xc5SC\x01"
 _length = Struct(">I")
@@ -29,6 +29,16 @@ class Framing(StrEnum):
 
     HEADER = "header"
     SELF_CONTAINED = "self_contained"
+
+
+class Tombstones(StrEnum):
+    """``plain``: a null value goes as it is, the default; whoever can write to the topic can delete from it.
+
+    ``authenticated``: it carries two headers that prove it, and a reader takes no other.
+    """
+
+    PLAIN = "plain"
+    AUTHENTICATED = "authenticated"
 
 
 def frame_prefix(header_bytes: bytes) -> bytes:
@@ -54,9 +64,11 @@ def split_frame(value: bytes) -> tuple[bytes, bytes]:
 
 
 def carries_envelope(value: bytes) -> bool:
-    """Say whether a value that begins with MAGIC holds an envelope that parses: it was sealed already."""
+    """Say whether a value that begins with MAGIC holds an envelope, of a later version too: it was sealed already."""
     try:
         decode_header(split_frame(value)[0])
+    except UnsupportedVersion:
+        return True
     except EnvelopeError:
         return False
     return True

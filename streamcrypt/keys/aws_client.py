@@ -18,13 +18,12 @@ from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.keys.aws_errors import is_botocore_error, map_failure
 from streamcrypt.keys.aws_names import check_endpoint, pick_endpoint
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "TOTAL_ATTEMPTS", "KMSClients", "forget_in_forked_child", "hush"]
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "KMSClients", "forget_in_forked_child", "hush"]
 
 _T = TypeVar("_T")
 
 CONNECT_SECONDS = 1.0  # KMS answers in tens of milliseconds; botocore's 60 s would hold a partition for minutes
-READ_SECONDS = 2.0
-TOTAL_ATTEMPTS = 3
+READ_SECONDS = 1.5  # below the retry budget of 2 s, so that one hang is followed by one more attempt
 _POOL_CONNECTIONS = 16
 
 _TALKATIVE = ("boto3", "botocore", "urllib3")
@@ -137,7 +136,8 @@ class KMSClients:
         settings = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": TOTAL_ATTEMPTS},
+            # aws_calls.py retries, and knows of the breaker and of what other threads have spent.
+            retries={"mode": "standard", "total_max_attempts": 1},
             tcp_keepalive=True,
             max_pool_connections=_POOL_CONNECTIONS,
             user_agent_extra="lib/streamcrypt",
@@ -148,6 +148,14 @@ class KMSClients:
         check_endpoint(client.meta.endpoint_url, insecure=self._insecure)
         _install_filter()
         return client
+
+    def renew(self) -> None:
+        """Drop clients and session, so that the next call reads credentials and profiles anew."""
+        with self._lock:
+            clients, self._clients = self._clients, {}
+            self._session = None
+        for client in clients.values():
+            client.close()
 
     def close(self) -> None:
         """Close every connection; :meth:`get` refuses from now on."""

@@ -22,6 +22,7 @@ from streamcrypt.errors import (
 __all__ = [
     "ACCESS_DENIED",
     "CLIENT_ERRORS",
+    "CREDENTIAL_CODES",
     "SERVICE_ERRORS",
     "Failure",
     "is_botocore_error",
@@ -195,6 +196,11 @@ CLIENT_ERRORS: Mapping[str, Failure] = {
     "ValidationError": _CONFIG,
 }
 """By the class of botocore that raised, or one of its bases, the nearest first."""
+
+CREDENTIAL_CODES = frozenset(
+    code for table in (SERVICE_ERRORS, CLIENT_ERRORS) for code, failure in table.items() if failure is _NO_CREDENTIALS
+)
+"""Outcomes that blame the credentials: the next probe reads them anew."""
 
 # What KMS or botocore finds malformed in a Decrypt comes from the record: the key's name is ours and was checked.
 _RECORD_FAULTS_IN_DECRYPT = {"ValidationException", "ValidationError", "SerializationException", "ParamValidationError"}

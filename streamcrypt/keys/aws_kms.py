@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcrypt.crypto.data_key import wipe
 from streamcrypt.crypto.suites import DEK_BYTES
@@ -20,8 +20,8 @@ from streamcrypt.errors import (
     UntrustedKey,
 )
 from streamcrypt.events import KeyServiceCalled, Observer, ignore_events
-from streamcrypt.keys.aws_client import KMSClients, hush
-from streamcrypt.keys.aws_errors import ACCESS_DENIED, map_failure, outcome_of, request_id_of
+from streamcrypt.keys.aws_client import KMSClients, forget_in_forked_child, hush
+from streamcrypt.keys.aws_errors import ACCESS_DENIED, CREDENTIAL_CODES, map_failure, outcome_of, request_id_of
 from streamcrypt.keys.aws_names import (
     check_endpoint,
     check_region,
@@ -29,8 +29,12 @@ from streamcrypt.keys.aws_names import (
     parse_key_name,
     single_key,
 )
+from streamcrypt.keys.aws_refusals import Refusals, Request
 from streamcrypt.keys.aws_target import LOOK_AGAIN_SECONDS, ConfiguredKey, unusable_answer
 from streamcrypt.keys.provider import GeneratedDataKey
+
+if TYPE_CHECKING:
+    from streamcrypt.keys.aws_calls import RegionCalls
 
 __all__ = ["AWSKMSKeyProvider"]
 
@@ -92,6 +96,14 @@ class AWSKMSKeyProvider:
         self._observer = observer
         self._clock = clock
         self._key = ConfiguredKey(name, self._describe, observer, clock)
+        self._refusals = Refusals(clock)
+        self.forget()
+        forget_in_forked_child(self)
+
+    def forget(self) -> None:
+        """Start with breakers of its own: at first, and in a forked child, where a thread may have held a lock."""
+        self._calls: dict[str, RegionCalls] = {}
+        self._refusals.forget()
 
     def __repr__(self) -> str:
         return f"AWSKMSKeyProvider({self._key.name.text!r})"
@@ -152,6 +164,8 @@ class AWSKMSKeyProvider:
         """
         ours = {key.key_id: key for key in keys if key.provider == self.provider}
         if not ours:
+            if not keys and not self._listed:
+                self._key.arn()  # asked for nothing: whether trust is known
             return []
         if any(arn in ours for arn in self._listed):
             # Opens without DescribeKey; the alias counts only while it is known.
@@ -202,7 +216,34 @@ class AWSKMSKeyProvider:
     def _call(
         self, operation: str, key_id: str, context: Mapping[str, str], *, tolerate: str = "", **members: Any
     ) -> Any:
+        """Make one operation with its retries. None where it was refused with the code ``tolerate``."""
         region = self._region_of(key_id)
+        request = Request(operation, key_id, tuple(sorted(context.items())))
+        self._refusals.repeat(request)
+        outcome = ""
+
+        def attempt() -> Any:
+            nonlocal outcome
+            answer, outcome = self._attempt(request, region, members)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        try:
+            answer = self._calls_in(region).run(attempt)
+        except KeyRefused as error:
+            if tolerate and outcome == tolerate:
+                return None
+            self._refusals.remember(request, outcome, error)
+            if outcome in CREDENTIAL_CODES:
+                self._clients.renew()
+            raise
+        self._refusals.clear(request)
+        return answer
+
+    def _attempt(self, request: Request, region: str, members: Mapping[str, Any]) -> tuple[Any, str]:
+        """Make one call and tell of it; give the answer or the error to raise, and the outcome."""
+        operation, key_id = request.operation, request.key_id
         client = self._clients.get(region)
         started, outcome, failure = self._clock(), "ok", None
         try:
@@ -211,23 +252,25 @@ class AWSKMSKeyProvider:
         except Exception as error:  # noqa: BLE001 - botocore raises its own tree and plain Python errors
             failure = map_failure(error, operation=operation, key_id=key_id)
             outcome, answer = outcome_of(error), getattr(error, "response", None) or {}
+        material, seconds = str(answer.get("KeyMaterialId", "")), self._clock() - started
         self._observer(
             KeyServiceCalled(
-                operation,
-                region,
-                key_id,
-                str(answer.get("KeyMaterialId", "")),
-                tuple(sorted(context.items())),
-                outcome,
-                request_id_of(answer),
-                self._clock() - started,
+                operation, region, key_id, material, request.context, outcome, request_id_of(answer), seconds
             )
         )
-        if failure is None:
-            return answer
-        if outcome == tolerate:
-            return None
-        raise failure
+        return failure or answer, outcome
+
+    def _calls_in(self, region: str) -> RegionCalls:
+        calls = self._calls.get(region)
+        if calls is None:
+            try:
+                from streamcrypt.keys.aws_calls import RegionCalls
+            except ImportError:
+                raise ConfigError(
+                    "tenacity or pybreaker is not installed", remedy="pip install 'streamcrypt[aws]'"
+                ) from None
+            calls = self._calls.setdefault(region, RegionCalls(region, self._clock, self._observer))
+        return calls
 
     def _region_of(self, key_id: str) -> str:
         listed = self._listed.get(key_id)

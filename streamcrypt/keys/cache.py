@@ -7,17 +7,18 @@ only keeps.
 from __future__ import annotations
 
 import heapq
+import random
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from hashlib import sha256
 
 from streamcrypt.crypto.data_key import DataKey
 from streamcrypt.envelope.binding import AADBuilder
 from streamcrypt.envelope.header import EncryptedDataKey, EnvelopeHeader
-from streamcrypt.errors import ConfigError, KeyServiceError, KeyUnavailable, StreamcryptError, again
+from streamcrypt.errors import ConfigError, KeyServiceError, StreamcryptError, again
 from streamcrypt.events import DataKeyDropped, Observer
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.forks import forget_after_fork
@@ -28,6 +29,11 @@ __all__ = ["CachedDataKey", "DataKeyCache", "MissBudget"]
 
 # Full buckets are thrown away once there are more; a full one and none are the same.
 _MANY_BUCKETS = 1024
+# An entry lives for 90 to 100 % of the TTL: readers that began together do not come back to KMS together.
+_SPREAD = 0.1
+# Headers that differ in ``keys`` alone cost no call, and anyone who can write records can make as many as he likes out
+# of one: they have this share of the cache for themselves, and drop no other entry.
+_ALIAS_SHARE = 16
 
 
 class CachedDataKey:
@@ -40,12 +46,25 @@ class CachedDataKey:
         used: When it was last used; written by the hot path without a lock, read when room is needed.
         approved: Topic to the trust generation under which the policy was last checked for it.
         identity: What the DEK is bound to, without ``keys``.
+        is_alias: Whether it shares the data key of an earlier entry under a header that differs in ``keys`` alone.
         header: The header, for checking the policy again.
         proof: The encrypted data key that the key service opened. Where its KEK is trusted no more, nor is this entry,
             whatever else stands in ``header.keys``.
     """
 
-    __slots__ = ("__weakref__", "aad", "approved", "expires", "header", "identity", "key", "open", "proof", "used")
+    __slots__ = (
+        "__weakref__",
+        "aad",
+        "approved",
+        "expires",
+        "header",
+        "identity",
+        "is_alias",
+        "key",
+        "open",
+        "proof",
+        "used",
+    )
 
     def __init__(
         self,
@@ -56,6 +75,7 @@ class CachedDataKey:
         proof: EncryptedDataKey,
         aad: AADBuilder,
         expires: float,
+        is_alias: bool = False,
     ) -> None:
         self.key = key
         self.open = key.open
@@ -64,6 +84,7 @@ class CachedDataKey:
         self.identity = identity
         self.aad = aad
         self.expires = expires
+        self.is_alias = is_alias
         self.used = 0.0
         self.approved: dict[str, int] = {}
 
@@ -75,16 +96,16 @@ class DataKeyCache:
         policy: Size and times.
         clock: Seconds on a clock that counts suspend.
         observer: Told of keys dropped.
-        max_wait: Seconds for which a miss waits; None: as long as the key service may take.
     """
 
-    def __init__(self, policy: CachePolicy, clock: Clock, observer: Observer, max_wait: float | None = None) -> None:
+    def __init__(self, policy: CachePolicy, clock: Clock, observer: Observer) -> None:
         self.policy = policy
-        self._max_wait = max_wait
         self._clock = clock
         self._observer = observer
         self.entries: dict[bytes, CachedDataKey] = {}
         """For the hot path to look into; a look-up is atomic. It must compare ``expires`` and write ``used``."""
+        # The headers of aliases, oldest first.
+        self._aliases: dict[bytes, None] = {}
         self._shared: weakref.WeakValueDictionary[bytes, CachedDataKey] = weakref.WeakValueDictionary()
         # By digest: a header may have 8 KiB, and whoever writes to the topic chooses how many there are.
         self._refusals: dict[bytes, tuple[StreamcryptError, float]] = {}
@@ -97,7 +118,6 @@ class DataKeyCache:
         """Start with fresh locks: at first, and in a forked child, where another thread may have held one."""
         self._lock = threading.Lock()
         self._pending: dict[bytes, Future[CachedDataKey]] = {}
-        self._executor: ThreadPoolExecutor | None = None
 
     def load(self, header_bytes: bytes, unwrap: Callable[[float], CachedDataKey]) -> CachedDataKey:
         """Give the entry of a header, calling ``unwrap(expires)`` on a miss, once for all threads that miss together.
@@ -116,36 +136,14 @@ class DataKeyCache:
                     mine: Future[CachedDataKey] = Future()
                     self._pending[header_bytes] = mine
             if waiting is None:
-                if self._max_wait is None or not self._lead_elsewhere(header_bytes, unwrap, mine):
-                    return self._lead(header_bytes, unwrap, mine)
-                waiting = mine
-            try:
-                failure = waiting.exception(self._max_wait)
-            except TimeoutError:
-                raise KeyUnavailable("the data key is not unwrapped yet", operation="Decrypt") from None
+                return self._lead(header_bytes, unwrap, mine)
+            failure = waiting.exception()
             if failure is None:
                 return waiting.result()
             if isinstance(failure, StreamcryptError):
                 # Several threads may wait for one answer: each raises an error of its own.
                 raise again(failure) from None
-            if self._max_wait is not None:
-                raise failure
             # A defect or an interrupt in another thread is that thread's: this one tries for itself.
-
-    def _lead_elsewhere(
-        self, header_bytes: bytes, unwrap: Callable[[float], CachedDataKey], mine: Future[CachedDataKey]
-    ) -> bool:
-        """Lead on a thread of ours; False where there is none to be had, as when the interpreter ends."""
-        with self._lock:
-            if self._closed:
-                return False
-            try:
-                if self._executor is None:
-                    self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="streamcrypt-unwrap")
-                self._executor.submit(self._lead, header_bytes, unwrap, mine)
-            except RuntimeError:
-                return False
-            return True
 
     def _check_open(self) -> None:
         if self._closed:
@@ -169,7 +167,8 @@ class DataKeyCache:
     ) -> CachedDataKey:
         try:
             self._check_open()
-            entry = unwrap(self._clock() + self.policy.ttl)
+            ttl = self.policy.ttl * random.uniform(1.0 - _SPREAD, 1.0)  # noqa: S311 - spread, no secret
+            entry = unwrap(self._clock() + ttl)
             entry.used = self._clock()
             with self._lock:
                 self._keep(header_bytes, entry)
@@ -192,9 +191,21 @@ class DataKeyCache:
         # Taken out first: an entry that is replaced in its place would keep the place of the old one.
         if header_bytes in self.entries:
             self._drop(header_bytes, "ttl")
+        if entry.is_alias:
+            self._keep_alias(header_bytes, entry)
+            return
         self._make_room()
         self.entries[header_bytes] = entry
         self._shared[entry.identity] = entry
+
+    def _keep_alias(self, header_bytes: bytes, entry: CachedDataKey) -> None:
+        # Found again by its data key, an alias costs no call; so where there is no room it is not kept.
+        most = max(1, self.policy.max_entries // _ALIAS_SHARE)
+        while self._aliases and (len(self._aliases) >= most or len(self.entries) >= self.policy.max_entries):
+            self._drop(next(iter(self._aliases)), "lru")
+        if len(self.entries) < self.policy.max_entries:
+            self.entries[header_bytes] = entry
+            self._aliases[header_bytes] = None
 
     def same_data_key(self, identity: bytes) -> CachedDataKey | None:
         """Find a live entry for the same DEK under a header that differs in ``keys`` alone."""
@@ -222,10 +233,6 @@ class DataKeyCache:
         """Drop every entry, and keep none from now on."""
         with self._lock:
             self._closed = True
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=True)
-        with self._lock:
             for header_bytes in list(self.entries):
                 self._drop(header_bytes, "closed")
             self._refusals.clear()
@@ -242,8 +249,8 @@ class DataKeyCache:
             self._drop(header_bytes, "lru")
 
     def _drop_expired(self) -> None:
-        # Entries stand in the order of loading and share one TTL, so the expired ones come first, save for those that
-        # took over the expiry of an earlier entry: the hot path's own comparison and the sweep catch these.
+        # Entries stand in the order of loading and live about as long, so most of the expired ones come first: the
+        # hot path's own comparison and the sweep catch the others.
         now = self._clock()
         expired = []
         for header_bytes, entry in self.entries.items():
@@ -255,6 +262,7 @@ class DataKeyCache:
 
     def _drop(self, header_bytes: bytes, reason: str) -> None:
         entry = self.entries.pop(header_bytes)
+        self._aliases.pop(header_bytes, None)
         self._dropped.append(DataKeyDropped(entry.key.id, reason))
 
     def _tell(self) -> None:

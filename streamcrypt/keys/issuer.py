@@ -7,6 +7,7 @@ Rule 2: a data key lives in one process. After a fork the child forgets every ke
 Rule 3: keys are dropped, not wiped, when they are replaced: a thread that still holds a number finishes with it, and
 OpenSSL overwrites the key schedule when the last holder lets go.
 Rule 4: the observer and the key service are called without the lock.
+Rule 5: while the key service is away, a due key seals on within its grace, and no record waits for the next one.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class DataKeyIssuer:
         self._activated_at = 0.0
         self._ahead_time = inf
         self._retry_ahead_at = -inf
+        # Whether the last minting ended with KeyUnavailable.
+        self._away = False
 
     def take(self, size: int, lane: int) -> tuple[Lease, int]:
         """Give a key for one more record of ``size`` bytes, and the record's number in ``lane``.
@@ -86,7 +89,7 @@ class DataKeyIssuer:
                     number = lease.count(size, lane)
                     break
                 minting, mine = self._join_minting()
-            self._await(minting, mine=mine)
+            self._await(minting, size, mine=mine)
         self._tell()
         return lease, number
 
@@ -101,14 +104,29 @@ class DataKeyIssuer:
                 if self._attend(0) is not None:
                     break
                 minting, mine = self._join_minting()
-            self._await(minting, mine=mine)
+            self._await(minting, 0, mine=mine)
         self._tell()
 
-    def retire(self, reason: str) -> None:
-        """Let the current key seal nothing more; the next record gets another."""
+    def retire(self, reason: str, header: bytes | None = None) -> None:
+        """Let the current key seal nothing more, or only where ``header`` is its own; the next record gets another."""
         with self.lock:
+            if header is not None and header != self.lease.header_bytes:
+                return
             self._drop(self.lease, reason, self._minter.clock())
             self.lease = Lease.none()
+        self._tell()
+
+    def sweep(self) -> None:
+        """Drop keys that can seal nothing more, though no record came to find out."""
+        rotation = self._minter.rotation
+        with self.lock:
+            now = self._minter.clock()
+            if self.lease.key is not None and now - self.lease.minted_at >= rotation.max_age + rotation.grace:
+                self._drop(self.lease, "age", now)
+                self.lease = Lease.none()
+            if self._next is not None and now - self._next.minted_at >= rotation.max_age:
+                self._drop(self._next, "age", now)
+                self._next = None
         self._tell()
 
     def close(self) -> None:
@@ -137,9 +155,10 @@ class DataKeyIssuer:
             stale = successor and self._due(successor, size, now)
             if stale:
                 self._drop(successor, stale, now)
-            if successor is None or stale:
+            if successor is not None and not stale:
+                self._activate(successor, reason, now)
+            elif not self._seals_on(reason, size, now):
                 return None
-            self._activate(successor, reason, now)
         self._look_ahead(size, now)
         self._set_stops(now)
         return self.lease
@@ -149,12 +168,41 @@ class DataKeyIssuer:
             return "start"
         if now < lease.looked_at or abs(self._minter.wall_clock() - now - lease.wall_offset) > _CLOCK_JUMP:
             return "clock"
+        if lease.grace.is_on:
+            return lease.grace.reason
         return self._minter.rotation.due(lease.messages, lease.bytes, now - lease.minted_at, size)
+
+    def _seals_on(self, reason: str, size: int, now: float) -> bool:
+        """Say whether the key that is due may seal one more record in grace, and begin or end that grace."""
+        lease = self.lease
+        if lease.key is None:
+            return False
+        if not lease.grace.is_on:
+            if not self._grace_may_begin(size, now):
+                return False
+            self._untold.append(lease.grace.begin(lease.key.id, reason, lease.messages, lease.minted_at, now))
+        elif not lease.grace.allows(lease.messages, lease.bytes, lease.minted_at, now, size):
+            self._end_grace(lease, "spent", now)
+            return False
+        return True
+
+    def _grace_may_begin(self, size: int, now: float) -> bool:
+        # Only on a fresh answer, or while the call after it gets none: where KMS answers, limits are exact.
+        fresh = self._away and (self._pending is not None or now < self._retry_ahead_at)
+        lease = self.lease
+        may = lease.key is not None and lease.grace.allows(lease.messages, lease.bytes, lease.minted_at, now, size)
+        return fresh and may
+
+    def _end_grace(self, lease: Lease, outcome: str, now: float) -> None:
+        if lease.key is not None and (event := lease.grace.end(lease.key.id, outcome, lease.messages, now)):
+            self._untold.append(event)
+            lease.stop_messages = 0
 
     def _activate(self, lease: Lease, reason: str, now: float) -> None:
         before, self.lease = self.lease, lease
         if before.key is not None:
             self._short_life = now - self._activated_at < _SHORT_LIFE
+        self._end_grace(before, "minted", now)
         self._drop(before, reason, now)
         self._activated_at = now
         self._ahead_time = lease.minted_at + self._minter.rotation.max_age * random.uniform(*_AHEAD_AGE)  # noqa: S311  spread, no secret
@@ -175,6 +223,12 @@ class DataKeyIssuer:
 
     def _set_stops(self, now: float) -> None:
         lease, rotation = self.lease, self._minter.rotation
+        lease.looked_at = now
+        lease.stop_time = now + _LOOK_AGAIN
+        if lease.grace.is_on:
+            lease.stop_messages, lease.stop_bytes = rotation.grace_messages, rotation.grace_bytes
+            lease.stop_time = min(lease.stop_time, lease.grace.until)
+            return
         waiting = self._next is None and self._pending is None
         half_messages = int(rotation.max_messages * _AHEAD_SHARE)
         half_bytes = int(rotation.max_bytes * _AHEAD_SHARE)
@@ -183,10 +237,9 @@ class DataKeyIssuer:
         ahead = waiting and lease.bytes < half_bytes
         # An empty key takes one record of any size.
         lease.stop_bytes = (half_bytes if ahead else rotation.max_bytes) if lease.messages else -1
-        lease.stop_time = min(now + _LOOK_AGAIN, lease.minted_at + rotation.max_age)
+        lease.stop_time = min(lease.stop_time, lease.minted_at + rotation.max_age)
         if now < self._ahead_time < lease.stop_time:
             lease.stop_time = self._ahead_time
-        lease.looked_at = now
 
     def _join_minting(self) -> tuple[Future[None], bool]:
         """Give the minting under way, and whether the caller has to do it on its own thread."""
@@ -212,14 +265,20 @@ class DataKeyIssuer:
             return None
         return minting
 
-    def _await(self, minting: Future[None], *, mine: bool) -> None:
+    def _await(self, minting: Future[None], size: int, *, mine: bool) -> None:
+        """Wait for the next key; return, too, where the current one may now seal on in grace."""
         if mine:
             self._mint(minting, ahead=False)
         self._tell()
+        failure: BaseException | None
         try:
             failure = minting.exception(self._minter.max_wait)
         except TimeoutError:
-            raise KeyUnavailable("the next data key is not here yet", operation="GenerateDataKey") from None
+            failure = KeyUnavailable("the next data key is not here yet", operation="GenerateDataKey")
+        if isinstance(failure, KeyUnavailable):
+            with self.lock:
+                if self._grace_may_begin(size, self._minter.clock()):
+                    return
         if isinstance(failure, StreamcryptError):
             # Several threads may wait for one answer: each raises an error of its own.
             raise again(failure) from None
@@ -236,15 +295,11 @@ class DataKeyIssuer:
             lease, minted = self._minter.mint(self._topic, self._context, ahead=ahead)
             with self.lock:
                 self._untold.append(minted)
-                if self._closed:
-                    self._drop(lease, "closed", self._minter.clock())
-                else:
-                    self._next = lease
+                self._take_in(lease)
         except BaseException as error:  # noqa: BLE001  the waiting thread raises it
             # Ours without the traceback, which leads to this frame and so back to the error.
             failure = again(error) if isinstance(error, StreamcryptError) else error
-            self._untold.append(_failed(self._topic, error, ahead=ahead))
-            self._retry_ahead_at = self._minter.clock() + random.uniform(*_RETRY_AHEAD)  # noqa: S311
+            self._note_failure(error, ahead=ahead)
         finally:
             self._job = None
             self._pending = None
@@ -254,10 +309,33 @@ class DataKeyIssuer:
                 minting.set_exception(failure)
             failure = None
         self._tell()
+        self._minter.sweep_when_due()
+
+    def _take_in(self, lease: Lease) -> None:
+        self._away = False
+        if self._closed:
+            self._drop(lease, "closed", self._minter.clock())
+            return
+        self._next = lease
+        if self.lease.grace.is_on:
+            self.lease.stop_messages = 0  # the next record takes the new key
+
+    def _note_failure(self, error: BaseException, *, ahead: bool) -> None:
+        now = self._minter.clock()
+        with self.lock:
+            self._untold.append(_failed(self._topic, error, ahead=ahead))
+            self._away = isinstance(error, KeyUnavailable)
+            # By chance, so that the topics and processes that lost KMS together do not come back together.
+            self._retry_ahead_at = now + random.uniform(*_RETRY_AHEAD)  # noqa: S311
+            if isinstance(error, StreamcryptError) and not self._away:
+                # The key service answered, and said no: a revoked permission must bite.
+                self.lease.grace.barred = self.lease.key is not None
+                self._end_grace(self.lease, "refused", now)
 
     def _drop(self, lease: Lease | None, reason: str, now: float) -> None:
         if lease is None or lease.key is None:
             return
+        self._end_grace(lease, reason, now)
         age = max(0.0, now - lease.minted_at)
         self._untold.append(DataKeyRetired(self._topic, lease.key.id, reason, lease.messages, lease.bytes, age))
 

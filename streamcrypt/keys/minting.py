@@ -17,6 +17,7 @@ from streamcrypt.errors import AuthenticationFailed, ConfigError, EnvelopeError,
 from streamcrypt.events import DataKeyMinted, Observer
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.forks import forget_after_fork
+from streamcrypt.keys.grace import Grace
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.keys.rotation import RotationPolicy
 
@@ -28,6 +29,7 @@ class Lease:
 
     __slots__ = (
         "bytes",
+        "grace",
         "header_bytes",
         "headers_alone",
         "key",
@@ -42,8 +44,11 @@ class Lease:
         "wall_offset",
     )
 
-    def __init__(self, key: DataKey | None, header_bytes: bytes, minted_at: float, wall_offset: float) -> None:
+    def __init__(
+        self, key: DataKey | None, header_bytes: bytes, minted_at: float, wall_offset: float, grace: Grace
+    ) -> None:
         self.key = key
+        self.grace = grace
         self.seal: Callable[[bytes, bytes, bytes], bytes] = key.seal if key else _no_key
         self.header_bytes = header_bytes
         self.headers_alone: list[tuple[str, bytes | None]] = [(HEADER_NAME, header_bytes)]
@@ -61,7 +66,7 @@ class Lease:
     @classmethod
     def none(cls) -> Lease:
         """Make the lease of no key, which always stops."""
-        return cls(None, b"", 0.0, 0.0)
+        return cls(None, b"", 0.0, 0.0, _NO_GRACE)
 
     def count(self, size: int, lane: int) -> int:
         """Count one record of ``size`` bytes and give its number in ``lane``; the issuer's lock is held."""
@@ -74,8 +79,19 @@ class Lease:
         raise TypeError("a copy would use the same nonces")
 
 
+_NO_GRACE = Grace(RotationPolicy(grace=0.0), "")
+
+
 def _no_key(_nonce: bytes, _data: bytes, _aad: bytes) -> bytes:
     raise KeyUnavailable("no data key at hand")  # pragma: no cover - the empty lease always stops first
+
+
+# A topic that is written no more keeps its last key in memory no longer than this past the key's own time.
+_SWEEP_EVERY = 60.0
+
+
+def _sweep_nothing() -> None:
+    pass
 
 
 class Minter:
@@ -112,18 +128,37 @@ class Minter:
         self.wall_clock = wall_clock
         self.observer = observer
         self.max_wait = max_wait
+        self.sweep: Callable[[], None] = _sweep_nothing
+        """Drops what is too old in all issuers; set by the encryptor, who knows them."""
+        self._swept_at = clock()
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
         forget_after_fork(self)
 
     def mint(self, topic: str, context: tuple[tuple[str, str], ...], *, ahead: bool) -> tuple[Lease, DataKeyMinted]:
-        """Mint one data key: one GenerateDataKey. Returns it with the fact to tell.
+        """Mint one data key: one GenerateDataKey, or two where the first took so long that its key is due on arrival.
+
+        Returns:
+            The key with the fact to tell.
 
         Raises:
-            KeyUnavailable, KeyRefused, ConfigError: As the key service says; KeyUnavailable too where it took so long
-                that the key is due on arrival.
+            KeyUnavailable, KeyRefused, ConfigError: As the key service says; KeyUnavailable too where the second key,
+                too, was due on arrival.
         """
         started = time.perf_counter()
+        lease, key_ids = self._mint_once(topic, context)
+        if self._is_late(lease):
+            # The host slept, or one call hung. Asking on and on might ask for ever.
+            lease, key_ids = self._mint_once(topic, context)
+        if self._is_late(lease):
+            raise KeyUnavailable("the data key was older than rotation.max_age before it arrived")
+        assert lease.key is not None
+        return lease, DataKeyMinted(topic, lease.key.id, key_ids, time.perf_counter() - started, ahead)
+
+    def _is_late(self, lease: Lease) -> bool:
+        return self.clock() - lease.minted_at >= self.rotation.max_age
+
+    def _mint_once(self, topic: str, context: tuple[tuple[str, str], ...]) -> tuple[Lease, tuple[str, ...]]:
         minted_at = self.clock()
         wall_offset = self.wall_clock() - minted_at
         generated = self.keys.generate_data_key(dict(context))
@@ -136,12 +171,15 @@ class Minter:
             raise KeyRefused("the key service returned a data key of a wrong size") from None
         except EnvelopeError as error:
             raise ConfigError(f"context, bound fields and KEKs make no envelope: {error}") from None
-        if self.clock() - minted_at >= self.rotation.max_age:
-            # Asking again at once would ask for ever.
-            raise KeyUnavailable("the data key was older than rotation.max_age before it arrived")
-        seconds = time.perf_counter() - started
-        fact = DataKeyMinted(topic, key.id, tuple(k.key_id for k in generated.encrypted), seconds, ahead)
-        return Lease(key, header, minted_at, wall_offset), fact
+        grace = Grace(self.rotation, topic)
+        return Lease(key, header, minted_at, wall_offset, grace), tuple(k.key_id for k in generated.encrypted)
+
+    def sweep_when_due(self) -> None:
+        """Have the keys of topics that are written no more dropped, once a minute; called after each minting."""
+        now = self.clock()
+        if now - self._swept_at >= _SWEEP_EVERY:
+            self._swept_at = now
+            self.sweep()
 
     def submit(self, work: Callable[[], None]) -> Future[None] | None:
         """Run ``work`` on a thread of ours; None where there is none to be had, as when the interpreter ends."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-
 from streamcrypt.envelope.binding import Headers
 from streamcrypt.envelope.framing import MAGIC
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
@@ -128,6 +126,9 @@ def describe_topics(admin: AdminClient, topics: Iterable[str], timeout: float = 
     Raises:
         KafkaException: The cluster did not answer, or may not be asked about a topic (ACL ``Describe``).
     """
+    # Late: the configuration reads the policy from here, and loads no Kafka client for it.
+    from confluent_kafka import KafkaError, KafkaException, TopicCollection
+
     names = list(topics)
     if not names:
         return {}

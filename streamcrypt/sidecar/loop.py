@@ -23,12 +23,12 @@ from streamcrypt.events import (
     PipelineStarting,
     SourcesChanged,
 )
-from streamcrypt.sidecar.dead_letters import DeadLetters
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.failures import Backoff, ConnectionLost, StopAsked, UnitFailed, blames_record, from_kafka
 from streamcrypt.sidecar.ledger import Ledger, Place
 from streamcrypt.sidecar.membership import Membership, runs
 from streamcrypt.sidecar.passing import Passing
+from streamcrypt.sidecar.safeguards import Safeguards
 from streamcrypt.sidecar.spec import PipelineSpec
 from streamcrypt.sidecar.topics import RouteProblem, Routes, begin_at_latest
 from streamcrypt.sidecar.transactions import Transactions
@@ -67,7 +67,7 @@ class Pipeline:
             exactly once.
         transform: Seals or opens. Its owner closes it.
         observer: Told of everything that an operator may want to know.
-        letters: Sets records aside, where the policy says so.
+        safeguards: The pipeline's policies besides sealing and opening.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Pipeline:
         producer_config: Mapping[str, Any],
         transform: Transform,
         observer: Observer,
-        letters: DeadLetters | None = None,
+        safeguards: Safeguards | None = None,
     ) -> None:
         self._spec = spec
         self._transform = transform
@@ -88,8 +88,9 @@ class Pipeline:
         self._ledger = Ledger()
         self._delivery = self._make_delivery(producer_config)
         self._member = Membership(spec.name, consumer_config, self._delivery.on_commit, observer, self)
+        self._safeguards = safeguards or Safeguards()
         self._passing = Passing(
-            spec, transform, self._delivery, self._member, self._ledger, letters, observer, self._deliver_now
+            spec, transform, self._delivery, self._member, self._ledger, self._safeguards, observer, self._deliver_now
         )
         self._routes = Routes(spec, {})
         self._failed: UnitFailed | None = None
@@ -155,6 +156,7 @@ class Pipeline:
         self._passing.route(self._routes)
         if self._routes.sources:
             self._await_key(self._spec.target_of(self._routes.sources[0]))
+        self._safeguards.begin(self._spec.name, self._routes.sources, self._observer)
         self._delivery.start()
         begin_at_latest(self._spec, self._member.consumer, self._routes)
         self._subscribe()
@@ -339,6 +341,9 @@ class Pipeline:
     def forget(self, places: Collection[Place]) -> None:
         """Forget partitions that go; see :class:`streamcrypt.sidecar.membership.Upheaval`."""
         self._ledger.forget(places)
+        for place in places:
+            if self._safeguards.evidence is not None:
+                self._safeguards.evidence.forget(*place)
         if not self._closing:
             self._passing.forget(list(places))
         self._delivery.forget(places)

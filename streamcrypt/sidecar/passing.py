@@ -8,15 +8,14 @@ Rule 3: nothing waits for the key service while a transaction is open.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
 from streamcrypt.errors import KeyServiceError, RecordTooLarge, StreamcryptError, again
-from streamcrypt.events import BatchDone, Observer, PartitionPaused, PartitionResumed, RecordFailed
-from streamcrypt.sidecar.dead_letters import DeadLetters
+from streamcrypt.events import BatchDone, Observer, PartitionPaused, PartitionResumed, PlaintextPassed, RecordFailed
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.failures import (
     ConnectionLost,
@@ -31,9 +30,10 @@ from streamcrypt.sidecar.failures import (
 from streamcrypt.sidecar.holds import Gate, Hold
 from streamcrypt.sidecar.ledger import Ledger, Place, Progress
 from streamcrypt.sidecar.membership import Membership
+from streamcrypt.sidecar.safeguards import Evidence, Safeguards
 from streamcrypt.sidecar.spec import Mode, PipelineSpec
 from streamcrypt.sidecar.topics import RouteProblem, Routes
-from streamcrypt.sidecar.transform import PartitionWork, Transform
+from streamcrypt.sidecar.transform import AS_IT_IS, PartitionWork, Transform
 
 __all__ = ["Passing"]
 
@@ -52,7 +52,7 @@ class Passing:
         delivery: Where records go.
         member: Where they come from; partitions are paused and resumed there.
         ledger: Told how far each partition has come.
-        letters: Sets records aside, where the policy says so.
+        safeguards: The pipeline's policies besides sealing and opening.
         observer: Told of batches, pauses and failures.
         commit: Delivers and commits what was begun, before something else is waited for.
     """
@@ -64,7 +64,7 @@ class Passing:
         delivery: Delivery,
         member: Membership,
         ledger: Ledger,
-        letters: DeadLetters | None,
+        safeguards: Safeguards,
         observer: Observer,
         commit: Callable[[], None],
     ) -> None:
@@ -73,7 +73,9 @@ class Passing:
         self._delivery = delivery
         self._member = member
         self._ledger = ledger
-        self._letters = letters
+        self._safeguards = safeguards
+        self._letters = safeguards.letters
+        self._evidence = safeguards.evidence
         self._observer = observer
         self._commit = commit
         self._routes = Routes(spec, {})
@@ -116,6 +118,14 @@ class Passing:
         while rest:
             if self._is_suspect(place, rest[0]):
                 going_on, passed = self._pass_alone(place, rest), 0
+            elif bare := self._safeguards.bare_ahead(*place, rest):
+                passed, error = self._pass(place, rest[:bare], AS_IT_IS)
+                if passed:
+                    self._observer(PlaintextPassed(self._spec.name, *place, rest[passed - 1].offset(), passed))
+                if error is not None and not self._deal_with(place, rest[passed:], error):
+                    return
+                rest = rest[passed + (error is not None) :]
+                continue
             else:
                 passed, error = self._pass(place, rest)
                 if error is None:
@@ -138,17 +148,20 @@ class Passing:
 
     # -- passing -----------------------------------------------------------------------------------------------------
 
-    def _pass(self, place: Place, messages: Sequence[Any]) -> tuple[int, StreamcryptError | None]:
+    def _pass(
+        self, place: Place, messages: Sequence[Any], work_instead: PartitionWork | None = None
+    ) -> tuple[int, StreamcryptError | None]:
         """Pass the records of one partition in order; say how many passed, and what stopped the next one."""
         started = time.perf_counter()
         tally = _Tally(self._transform.growth)
         failure: StreamcryptError | None = None
         try:
             work, target, partition = self._work_of(place)
+            work = work_instead or work
             self._ledger.touch(place, messages[0].offset())
             self._delivery.begin()
             for start in range(0, len(messages), _BLOCK):
-                self._pass_block(messages[start : start + _BLOCK], work, target, partition, tally)
+                self._pass_block(place, messages[start : start + _BLOCK], work, target, partition, tally)
         except (ConnectionLost, PipelineHalted):
             raise
         except StreamcryptError as error:
@@ -166,7 +179,7 @@ class Passing:
         return tally.passed, failure
 
     def _pass_block(
-        self, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, tally: _Tally
+        self, place: Place, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, tally: _Tally
     ) -> None:
         # Any: confluent-kafka's stubs want header lists that may hold text, and lists are invariant.
         produce: Any = self._delivery.producer.produce
@@ -174,7 +187,14 @@ class Passing:
         keys = [message.key() for message in messages]
         headers = [message.headers() for message in messages]
         transformed = work.block(values, keys, headers)
-        sent = zip(*transformed, strict=True) if transformed else map(work.one, values, keys, headers)
+        if transformed and self._evidence and self._evidence.look(*place, messages, values, headers):
+            transformed = None
+        if transformed:
+            sent: Iterator[tuple[bytes | None, Any]] = zip(*transformed, strict=True)
+        elif self._evidence:
+            sent = self._one_by_one(place, messages, work, self._evidence)
+        else:
+            sent = map(work.one, values, keys, headers)
         passed = 0
         try:
             for message, key, (value, pairs) in zip(messages, keys, sent, strict=True):
@@ -187,6 +207,17 @@ class Passing:
                 passed += 1
         finally:
             tally.note(values[:passed])
+
+    def _one_by_one(
+        self, place: Place, messages: Sequence[Any], work: PartitionWork, evidence: Evidence
+    ) -> Iterator[tuple[bytes | None, Any]]:
+        for message in messages:
+            value, headers = message.value(), message.headers()
+            sent = work.one(value, message.key(), headers)
+            violated = evidence.look(*place, [message], [value], [headers])
+            if violated is not None:
+                raise violated
+            yield sent
 
     def _work_of(self, place: Place) -> tuple[PartitionWork, str, int]:
         known = self._work.get(place)

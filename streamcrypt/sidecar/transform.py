@@ -10,7 +10,7 @@ from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList, TopicSealer
 
-__all__ = ["Open", "PartitionWork", "Seal", "Transform"]
+__all__ = ["AS_IT_IS", "Open", "PartitionWork", "Seal", "Transform"]
 
 
 Values = Sequence[bytes | None]
@@ -159,3 +159,21 @@ class _OpenWork:
 
     def block(self, values: Values, keys: Values, headers: HeaderLists) -> tuple[Values, HeaderLists] | None:
         return self.decryptor.open_block(self.source, values, keys, headers, self.partition)
+
+
+class _AsItIs:
+    """Changes nothing: for records that may pass without an envelope."""
+
+    def one(
+        self,
+        value: bytes | None,
+        key: bytes | None,  # noqa: ARG002  the protocol's
+        headers: HeaderList | None,
+    ) -> tuple[bytes | None, HeaderList | None]:
+        return value, headers
+
+    def block(self, values: Values, keys: Values, headers: HeaderLists) -> tuple[Values, HeaderLists]:  # noqa: ARG002
+        return values, headers
+
+
+AS_IT_IS: PartitionWork = _AsItIs()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streamcrypt.crypto.suites import Suite
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import Encryptor
-from streamcrypt.envelope.framing import MAGIC, Framing
+from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones
 from streamcrypt.errors import AuthenticationFailed, ContextMismatch
 from streamcrypt.keys.local import LocalKeyProvider
 from tests.properties import strategies
@@ -21,6 +21,7 @@ Pairs = list[tuple[str, bytes | None]]
 @given(
     suite=st.sampled_from(Suite),
     framing=st.sampled_from(Framing),
+    tombstones=st.sampled_from(Tombstones),
     bound=strategies.bound_lists,
     context=strategies.user_contexts,
     topic=strategies.unicode_text.filter(bool),
@@ -34,6 +35,7 @@ def test_any_record_round_trips(
     *,
     suite: Suite,
     framing: Framing,
+    tombstones: Tombstones,
     bound: tuple[str, ...],
     context: dict[str, str],
     topic: str,
@@ -44,13 +46,16 @@ def test_any_record_round_trips(
 ) -> None:
     """Value, headers and their order come back. spec: 5.1.1, 5.1.2, 6.1.1, 6.2.1, 6.3.1, 6.4.1, 8.2.5"""
     with (
-        Encryptor(KEYS, context=context, suite=suite, bound=bound, framing=framing) as writer,
-        Decryptor(KEYS, require_context=context, require_bound=bound, framing=framing) as reader,
+        Encryptor(KEYS, context=context, suite=suite, bound=bound, framing=framing, tombstones=tombstones) as writer,
+        Decryptor(KEYS, require_context=context, require_bound=bound, framing=framing, tombstones=tombstones) as reader,
     ):
         sealed, sent = writer.encrypt(topic, value, key, headers, partition)
         assert reader.decrypt(topic, sealed, key, sent, partition) == (value, headers)
         if value is None:
-            assert (sealed, sent) == (None, headers)
+            ours = [name for name, _ in sent[len(headers) :]]
+            assert (sealed, sent[: len(headers)]) == (None, headers)
+            proven = tombstones is Tombstones.AUTHENTICATED
+            assert ours == (["streamcrypt", "streamcrypt-tombstone"] if proven else [])
             return
         assert sealed is not None
         if framing is Framing.HEADER:

@@ -196,6 +196,63 @@ def test_the_least_recently_used_key_goes_first() -> None:
     assert dropped[0] == (decode_header(records[1][1][-1][1]).commitment.hex(), "lru")
 
 
+def test_headers_that_differ_in_their_wrapped_keys_alone_drop_no_other_key() -> None:
+    """Whoever can write records can make any number of them out of one; they have a small share for themselves."""
+    reader = Reader(CachePolicy(max_entries=32))
+    records = reader.records(32)
+    for record in records[:31]:
+        reader.open(record)
+    for number in range(100):
+        assert reader.open(other_header(records[0], number)) == b"value 0"
+    entries = reader.decryptor._entries
+    assert all(headers[-1][1] in entries for _, headers in records[:31])
+    assert len(entries) == 32
+    reader.open(records[31])
+    assert len(entries) <= 32
+    assert reader.open(other_header(records[31], 1)) == b"value 31"
+    assert reader.calls == 32
+
+
+def test_an_alias_is_kept_within_its_share_and_expires_with_its_key() -> None:
+    """The oldest goes first, and a sweep takes the rest."""
+    reader = Reader(CachePolicy(max_entries=64, ttl=60))
+    (record,) = reader.records(1)
+    reader.open(record)
+    for number in range(10):
+        reader.open(other_header(record, number))
+    assert len(reader.decryptor._entries) == 1 + 64 // 16
+    reader.clock.advance(60)
+    reader.decryptor.sweep()
+    assert not reader.decryptor._entries
+    assert not reader.decryptor._cache._aliases
+
+
+def test_keys_loaded_together_do_not_expire_together() -> None:
+    """So that a fleet does not come back to KMS at once; none lives longer than its TTL."""
+    reader = Reader(CachePolicy(ttl=60))
+    for record in reader.records(200):
+        reader.open(record)
+    left = [entry.expires - reader.clock() for entry in reader.decryptor._entries.values()]
+    assert 54 <= min(left) < 55
+    assert 59 < max(left) <= 60
+
+
+def test_a_block_whose_first_key_cannot_be_had_costs_one_call_and_one_event() -> None:
+    """It raises; a block that got further is opened record by record, so that what can be opened is."""
+    reader = Reader()
+    first, second = reader.records(2)
+    reader.keys.away(DECRYPT, KeyUnavailable("away"))
+    values, headers = [first[0]], [first[1]]
+    with pytest.raises(KeyUnavailable):
+        reader.decryptor.open_block("t", values, [b"k"], headers, 0)
+    assert reader.calls == 1
+    assert len(reader.seen.of(DataKeyRefused)) == 1
+    reader.keys.back(DECRYPT)
+    reader.open(first)
+    reader.keys.away(DECRYPT, KeyUnavailable("away"))
+    assert reader.decryptor.open_block("t", [first[0], second[0]], [b"k"] * 2, [first[1], second[1]], 0) is None
+
+
 def test_there_are_never_more_entries_than_allowed() -> None:
     """Whatever threads do; for every key opened and not kept there is an event."""
     reader = Reader(CachePolicy(max_entries=32))
@@ -217,11 +274,11 @@ def test_a_key_is_unwrapped_again_after_its_ttl_in_spite_of_use() -> None:
     """So a revoked permission stops reading within that time."""
     reader = Reader(CachePolicy(ttl=60))
     (record,) = reader.records(1)
-    for _ in range(60):
+    for _ in range(54):
         reader.open(record)
         reader.clock.advance(0.999)
     assert reader.calls == 1
-    reader.clock.advance(0.1)
+    reader.clock.advance(6.1)
     reader.keys.script(DECRYPT, KeyRefused("denied"))
     with pytest.raises(KeyRefused):
         reader.open(record)
@@ -235,10 +292,10 @@ def test_the_ttl_runs_from_before_the_call() -> None:
     (record,) = reader.records(1)
     reader.keys.on_call = lambda _call: reader.clock.advance(10)
     reader.open(record)
-    reader.clock.advance(49.9)
+    reader.clock.advance(43.9)
     reader.open(record)
     assert reader.calls == 1
-    reader.clock.advance(0.1)
+    reader.clock.advance(6.1)
     reader.open(record)
     assert reader.calls == 2
 
@@ -613,7 +670,8 @@ def test_the_cache_is_usable_by_itself() -> None:
         return entry
 
     assert cache.load(b"h", unwrap) is cache.load(b"h", unwrap) is entry
-    assert asked == [1_900.0]
+    assert len(asked) == 1
+    assert 1_810.0 <= asked[0] <= 1_900.0
     assert cache.same_data_key(entry.identity) is entry
     assert cache.same_data_key(b"other") is None
     cache.forget(b"unknown", "ttl")

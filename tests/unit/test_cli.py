@@ -76,11 +76,11 @@ def test_help_lists_the_commands_quickly():
     done = streamcrypt("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == Exit.DONE
-    assert {"run", "check", "demo"} <= {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+    assert {"run", "check", "cutover", "demo"} <= {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
-@pytest.mark.parametrize("command", ["run", "check", "demo"])
+@pytest.mark.parametrize("command", ["run", "check", "cutover", "demo"])
 def test_every_command_describes_itself(command):
     """The help of a command is shown without loading what the command needs."""
     result = CliRunner().invoke(app, [command, "--help"])

@@ -126,6 +126,28 @@ def test_a_header_that_a_mirror_made_base64_is_named_so(wrap: object) -> None:
     assert "header.converter" in caught.value.remedy
 
 
+@pytest.mark.parametrize("mirrors", range(2, 5))
+@pytest.mark.parametrize("quote", [b"", b'"'])
+def test_each_mirror_on_the_way_may_encode_once_more(mirrors: int, quote: bytes) -> None:
+    """It is named so all the same, as long as it is within the limit. spec: 3.1.3"""
+    data = encode_header(REALISTIC)
+    for _ in range(mirrors):
+        data = quote + base64.b64encode(data) + quote
+    with pytest.raises(MangledEnvelope, match=f"{mirrors} times over"):
+        decode_header(data)
+
+
+def test_base64_of_anything_else_is_malformed() -> None:
+    """Base64 that never comes to an end included: there is no more of it than there are bytes."""
+    data = b"no envelope"
+    for _ in range(20):
+        if len(data) < 8000:
+            data = base64.b64encode(data)
+        with pytest.raises(MalformedEnvelope) as caught:
+            decode_header(data)
+        assert not isinstance(caught.value, MangledEnvelope)
+
+
 def test_no_error_quotes_the_header() -> None:
     """What an attacker wrote does not reach the log through us; no cause keeps the parser's bytes."""
     marked = encode_header(replace(REALISTIC, bound=("header:SENTINEL",)))

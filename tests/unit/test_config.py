@@ -531,7 +531,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     (changed(pipeline={"mode": "reencrypt"}), "pipelines[0].mode", "not delivered yet", "encrypt"),
     (changed(pipeline={"how": "rewrap"}), "pipelines[0].how", "not delivered yet", ""),
     (changed(pipeline={"tombstones": "authentic"}), "pipelines[0].tombstones", "no choice", "'authenticated'"),
-    (changed(pipeline={"sequence": "enforce"}), "pipelines[0].sequence", "not delivered yet", "off"),
+    (changed(pipeline={"sequence": "enforce"}), "pipelines[0].sequence", "when encrypting", "Remove"),
     # dead letters
     (changed(pipeline={"on_failure": "dead_letter"}), "pipelines[0].on_failure", "needs a topic", "halt"),
     (changed(pipeline={"dead_letter": "a.dlq"}), "pipelines[0].dead_letter", "goes with", "both"),

@@ -92,6 +92,7 @@ REFUSALS: dict[str, tuple[type[StreamcryptError], bytes | None, bytes | None, He
     "null value with tombstone header": (MalformedEnvelope, None, b"k", [("streamcrypt-tombstone", b"x")]),
     "base64 header": (MangledEnvelope, VALUE, b"k", ours(base64.b64encode(HEADER))),
     "quoted base64 header": (MangledEnvelope, VALUE, b"k", ours(b'"' + base64.b64encode(HEADER) + b'"')),
+    "base64 header, by two mirrors": (MangledEnvelope, VALUE, b"k", ours(base64.b64encode(base64.b64encode(HEADER)))),
     "another fingerprint": (UnsupportedVersion, VALUE, b"k", ours(HEADER[:2] + bytes(8) + HEADER[10:])),
     "foreign key": (UntrustedKey, VALUE, b"k", rewritten(keys=(EncryptedDataKey("local", "x", b"y"),))),
     "foreign provider": (UntrustedKey, VALUE, b"k", rewritten(keys=(EncryptedDataKey("aws-kms", "a", b"y"),))),
@@ -279,6 +280,28 @@ def test_our_header_may_stand_anywhere_and_the_others_come_back_in_order() -> No
         [("a", "1"), ("streamcrypt-tombstone", b"x"), ("b", None), *HEADERS],
     ):
         assert opener.decrypt("t", VALUE, b"k", headers) == (PLAIN, [("a", b"1"), ("b", None)])
+
+
+@pytest.mark.parametrize("text", ["x" * 7000, "\x00" * 3000, "\U000e0001" * 1500, "'" * 3000])
+def test_no_error_says_more_than_helps_of_what_a_record_claims(text: str) -> None:
+    """A log line holds some 200 characters of it, escaped, whatever was written there."""
+    opener, _ = reader()
+    seen = CollectingObserver()
+    opener._observer = seen
+    with pytest.raises(ContextMismatch) as caught:
+        opener.decrypt("t", VALUE, b"k", rewritten(context=(("streamcrypt:topic", text),)))
+    assert len(str(caught.value)) < 280
+    assert str(caught.value).isprintable()
+    keys = tuple(EncryptedDataKey("local", f"{n}" + "k" * 1900, b"x") for n in range(4))
+    with pytest.raises(UntrustedKey) as refused:
+        opener.decrypt("t", VALUE, b"k", rewritten(keys=keys))
+    assert len(str(refused.value)) < 280
+    assert all(len(event.detail) < 280 for event in seen.of(DataKeyRefused))
+    # A header that differs in its keys alone, known to be a data key at hand, names the KEK that opened that.
+    opener.decrypt("t", VALUE, b"k", HEADERS)
+    more = (EncryptedDataKey("local", "!" * 2000, b"x"), *PARSED.keys)
+    assert opener.decrypt("t", VALUE, b"k", rewritten(keys=more))[0] == PLAIN
+    assert {event.key_id for event in seen.of(DataKeyOpened)} == {"a"}
 
 
 def test_a_tombstone_comes_back_as_it_is() -> None:

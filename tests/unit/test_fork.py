@@ -104,6 +104,7 @@ assert len(found) == 7, len(found)
         'sealer.topic("t").issuer.lock',
         "sealer._minter._executor_lock",
         "opener._cache._lock",
+        "opener._bounded._lock",
     ],
 )
 def test_a_lock_that_is_held_at_the_fork_does_not_stop_the_child(lock: str) -> None:

@@ -56,6 +56,15 @@ def test_only_an_envelope_that_parses_counts_as_sealed() -> None:
         assert not carries_envelope(other)
 
 
+@pytest.mark.parametrize("change", [slice(2, 3), slice(9, 10)])
+def test_an_envelope_of_a_later_version_counts_as_sealed(change: slice) -> None:
+    """It would be sealed twice else. spec: 8.1.1"""
+    header, sealed = split_frame(self_contained())
+    later = bytearray(header)
+    later[change] = bytes([later[change][0] ^ 0xFF])
+    assert carries_envelope(frame_prefix(bytes(later)) + sealed)
+
+
 def test_a_choice_is_taken_by_itself_or_by_name() -> None:
     """What is neither is refused with the list of choices."""
     assert choose(Framing, Framing.HEADER, "framing") is choose(Framing, "header", "framing") is Framing.HEADER

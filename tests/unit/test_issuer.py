@@ -314,9 +314,9 @@ def test_a_failed_minting_ahead_hurts_nobody_and_is_tried_again_later() -> None:
     writer.encryptor.close()
 
 
-def test_a_key_that_is_due_while_the_key_service_is_away_seals_nothing_more() -> None:
+def test_a_key_that_is_due_while_the_key_service_is_away_seals_nothing_more_without_a_grace() -> None:
     """The caller is told, nothing is counted, and the next call succeeds once the service is back. spec: 7.2.1"""
-    writer = Writer(RotationPolicy(max_messages=3))
+    writer = Writer(RotationPolicy(max_messages=3, grace=0))
     writer.keys.script(GENERATE, None)
     writer.keys.away(GENERATE, KeyUnavailable("away", key_id="k", request_id="r"))
     old = {writer.header() for _ in range(3)}
@@ -415,14 +415,23 @@ def test_who_is_due_does_not_wait_behind_other_topics() -> None:
 
 
 def test_a_key_older_than_allowed_on_arrival_is_an_error_and_no_endless_loop() -> None:
-    """A key service slower than max_age is unavailable."""
+    """A key service slower than max_age, twice in a row, is unavailable."""
     writer = Writer(RotationPolicy(max_age=1))
     writer.keys.on_call = lambda _call: writer.sleep(1.0)
     with pytest.raises(KeyUnavailable, match="max_age"):
         writer.seal()
-    assert writer.keys.count(GENERATE) == 1
+    assert writer.keys.count(GENERATE) == 2
     writer.keys.on_call = None
     assert writer.header()
+
+
+def test_a_key_that_came_too_late_once_is_minted_once_more() -> None:
+    """A host that slept during the call costs no error."""
+    writer = Writer(RotationPolicy(max_age=60))
+    naps = iter([60.0, 0.0])
+    writer.keys.on_call = lambda _call: writer.sleep(next(naps))
+    assert numbers([writer.seal()[1]]) == [1]
+    assert (writer.keys.count(GENERATE), len(writer.seen.of(DataKeyMinted))) == (2, 1)
 
 
 def test_a_bounded_wait_ends_while_minting_goes_on() -> None:
@@ -546,6 +555,52 @@ def test_a_retired_key_seals_nothing_more_and_the_next_one_stands_ready() -> Non
     writer.keys.release(GENERATE)
     writer.encryptor.retire("unknown", "failure")  # nothing to retire
     writer.encryptor.close()
+
+
+def test_only_the_key_that_failed_is_retired_where_its_header_is_given() -> None:
+    """Many failed deliveries under one key cost one key, not those after it."""
+    writer = Writer()
+    old = writer.header()
+    for _ in range(10):
+        writer.encryptor.retire("t", "failure", old)
+        new = writer.header()
+    assert new != old
+    assert writer.header() == new
+    assert [event.reason for event in writer.seen.of(DataKeyRetired)] == ["failure"]
+    assert writer.keys.count(GENERATE) == 2
+
+
+def test_a_key_of_a_topic_that_is_written_no_more_is_dropped() -> None:
+    """By the minting of others, or by a sweep; keys that still serve stay."""
+    writer = Writer(RotationPolicy(max_age=300, grace=60))
+    writer.seal(topic="idle")
+    writer.sleep(200)
+    writer.seal(topic="busy")
+    writer.sleep(160)
+    idle, busy = (writer.encryptor.topic(topic).issuer for topic in ("idle", "busy"))
+    writer.seal(topic="another")
+    assert idle.lease.key is None
+    assert busy.lease.key is not None
+    assert [(e.topic, e.reason) for e in writer.seen.of(DataKeyRetired)] == [("idle", "age")]
+    writer.sleep(360)
+    writer.encryptor.sweep()
+    assert busy.lease.key is None
+
+
+def test_closing_drops_every_key_even_where_an_observer_raises() -> None:
+    """It hears of the defect, and no key stays."""
+
+    def observer(event: object) -> None:
+        if isinstance(event, DataKeyRetired):
+            raise ZeroDivisionError
+
+    writer = Writer(observer=observer)
+    for topic in "abc":
+        writer.seal(topic=topic)
+    with pytest.raises(ZeroDivisionError):
+        writer.encryptor.close()
+    assert [writer.encryptor._sealers[topic].issuer.lease.key for topic in "abc"] == [None] * 3
+    assert writer.encryptor._minter._executor is None
 
 
 def test_closing_drops_every_key() -> None:

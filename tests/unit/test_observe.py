@@ -184,6 +184,22 @@ def test_batches_are_counted_by_pipeline_and_topic():
     assert value(metrics, "batch_seconds_count", pipeline="p") == 2
 
 
+def test_an_outage_is_seen_in_the_metrics():
+    """A breaker and a grace are gauges while they last, and counters afterwards."""
+    metrics = Metrics()
+    metrics(events.BreakerOpened("eu-west-1", 5, 0.7))
+    metrics(events.DataKeyGraceBegan("t", "aa", "age", 60.0, 4000))
+    assert value(metrics, "key_service_breaker_open", region="eu-west-1") == 1
+    assert value(metrics, "data_keys_in_grace", topic="t") == 1
+    metrics(events.DataKeyGraceEnded("t", "aa", "minted", 70, 12.5))
+    metrics(events.BreakerClosed("eu-west-1", 12.0))
+    assert value(metrics, "key_service_breaker_open", region="eu-west-1") == 0
+    assert value(metrics, "key_service_breaker_openings_total", region="eu-west-1") == 1
+    assert value(metrics, "data_keys_in_grace", topic="t") == 0
+    assert value(metrics, "data_key_graces_total", topic="t", outcome="minted") == 1
+    assert value(metrics, "data_key_grace_records_total", topic="t") == 70
+
+
 def test_keys_and_calls_are_counted():
     """Data keys are counted by how they began and ended, calls by operation, region and outcome."""
     metrics = Metrics()
@@ -221,7 +237,7 @@ def test_labels_come_from_closed_sets_and_configuration():
     labels = {label for family in metrics.registry.collect() for s in family.samples for label in s.labels}
     assert labels <= {
         "pipeline", "topic", "direction", "error", "action", "ahead", "reason", "how", "fault", "operation", "region",
-        "outcome", "le", "change", "client", "code",
+        "outcome", "le", "change", "client", "code", "kind",
     }  # fmt: skip
 
 

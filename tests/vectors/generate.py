@@ -237,9 +237,47 @@ def valid() -> Iterator[Scenario]:
     )
     yield written(
         Vector(
-            "valid_tombstone", "a null value is not sealed and has no envelope", "6.4.1", plaintext=None, stage="none"
+            "valid_tombstone", "a plain null value: it has no envelope", "6.4.1, 6.4.5", plaintext=None, stage="none"
         )
     )
+    yield from valid_tombstones()
+    yield written(
+        Vector("valid_value_beside_proof", "a tombstone's header beside a value says nothing", "6.4.2, 8.2.5"),
+        headers=[("streamcrypt-tombstone", bytes(28)), *Vector("", "", "").framed()[0]],
+    )
+
+
+def valid_tombstones() -> Iterator[Scenario]:
+    """Null values that two headers prove."""
+
+    def one(name: str, spec: str, comment: str, **changes: object) -> Scenario:
+        given: dict[str, object] = {"plaintext": None, "proven": True, "reader_tombstones": "authenticated", **changes}
+        return written(Vector(f"valid_tombstone_{name}", comment, spec, **given))  # type: ignore[arg-type]
+
+    yield one("authenticated", "5.2.1, 6.4.2, 6.4.4", "an authenticated tombstone")
+    yield one(
+        "authenticated_plain_reader",
+        "6.4.4",
+        "verified by a reader that takes plain ones too",
+        reader_tombstones="plain",
+    )
+    yield one("siv", "6.4.2", "under AES-256-GCM-SIV", envelope=Envelope(suite="AES_256_GCM_SIV"))
+    yield one("binding_nothing", "6.4.2", "nothing is bound", envelope=Envelope(bound=()))
+    yield one(
+        "binding_key_and_headers",
+        "5.2.3, 6.4.2",
+        "key and headers are bound, of which one occurs twice",
+        envelope=Envelope(bound=("header:tenant", "header:type", "key")),
+        headers=[("type", b"erase"), ("tenant", b"acme"), ("type", None)],
+    )
+    yield one(
+        "self_contained",
+        "6.4.2",
+        "self-contained framing: the value stays null, so the envelope rides in headers",
+        framing="self_contained",
+    )
+    yield one("lane_none", "5.1.2, 6.4.3", "the writer does not know the partition", lane=NO_LANE)
+    yield one("after_values", "6.4.3", "the fifth record of its lane, the first four being values", lane=3, sequence=5)
 
 
 def broken_header() -> Iterator[Scenario]:
@@ -267,6 +305,13 @@ def broken_header() -> Iterator[Scenario]:
     )
     yield one(
         "base64", "3.1.3", "re-encoded by a mirror's header converter", base64.b64encode(header), "MangledEnvelope"
+    )
+    yield one(
+        "base64_twice",
+        "3.1.3",
+        "re-encoded by two mirrors, the first of which put it in quotes",
+        base64.b64encode(b'"' + base64.b64encode(header) + b'"'),
+        "MangledEnvelope",
     )
     yield one("too_large", "3.1.4", "8,193 bytes, which would otherwise hold every rule but this one", padded(8193))
     yield one("truncated", "3.5.3", "the last byte is missing", header[:-1])
@@ -458,7 +503,7 @@ def broken_record() -> Iterator[Scenario]:
     yield written(
         vector(
             "framing_tombstone_with_header",
-            "6.4.1",
+            "6.4.2",
             "the value of a sealed record became null",
             "MalformedEnvelope",
             "framing",
@@ -685,12 +730,92 @@ def broken_record() -> Iterator[Scenario]:
     tombstone = Vector("", "", "", plaintext=b"")
     kind = vector(
         "value_tombstone_kind",
-        "5.2.1, 6.4.2",
+        "5.2.1, 6.4.4",
         "sealed as a tombstone, kind 02, and replayed as an empty value",
         refused,
         "value",
     )
     yield written(kind, value=tombstone.sealed(kind=2))
+    yield from broken_tombstone()
+
+
+def broken_tombstone() -> Iterator[Scenario]:
+    """Null values that a reader of authenticated tombstones refuses."""
+
+    def one(
+        name: str, spec: str, comment: str, failure: tuple[str, str], changes: dict[str, object], **written_as: object
+    ) -> Scenario:
+        given = {"plaintext": None, "proven": True, "reader_tombstones": "authenticated", **changes}
+        vector = Vector(name, comment, spec, *failure, **given)  # type: ignore[arg-type]
+        return written(vector, **written_as)  # type: ignore[arg-type]
+
+    (ours, proof), _ = Vector("", "", "", plaintext=None, proven=True).framed()
+    name, data = proof
+    assert data is not None
+    yield one(
+        "framing_tombstone_plain",
+        "6.4.5",
+        "a plain null value, where the reader requires authenticated ones",
+        ("PlaintextRejected", "framing"),
+        {"proven": False},
+    )
+    for which, comment, headers in (
+        ("proof_alone", "the proof without the envelope header", [proof]),
+        ("proof_missing", "the envelope header without the proof", [ours]),
+        ("proof_twice", "the proof twice", [ours, proof, proof]),
+        ("proof_null", "a proof whose value is null", [ours, (name, None)]),
+        ("proof_empty", "a proof of no bytes", [ours, (name, b"")]),
+        ("proof_short", "a proof of 27 bytes", [ours, (name, data[:-1])]),
+        ("proof_long", "a proof of 29 bytes", [ours, (name, data + bytes(1))]),
+        ("two_headers", "the envelope header twice", [ours, ours, proof]),
+        ("header_null", "an envelope header whose value is null", [("streamcrypt", None), proof]),
+    ):
+        plain: dict[str, object] = {"reader_tombstones": "plain"} if which == "proof_alone" else {}
+        yield one(
+            f"framing_tombstone_{which}", "6.4.2", comment, ("MalformedEnvelope", "framing"), plain, headers=headers
+        )
+    yield one(
+        "policy_tombstone_moved_topic",
+        "6.4.4, 8.2.3",
+        "the tombstone of another topic",
+        ("ContextMismatch", "policy"),
+        {},
+        topic="refunds",
+    )
+    refused = ("AuthenticationFailed", "value")
+    yield one(
+        "value_tombstone_moved_key", "5.2.2, 6.4.4", "the tombstone of another key", refused, {}, key=b"customer-18"
+    )
+    for part, place in (("nonce", 11), ("tag", -1)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        yield one(
+            f"value_tombstone_{part}_flipped",
+            "6.4.4, 8.2.6",
+            f"one bit of the {part} differs",
+            refused,
+            {"reader_tombstones": "plain"},
+            headers=[ours, (name, bytes(flipped))],
+        )
+    empty = Vector("", "", "", plaintext=b"").sealed()
+    yield one(
+        "value_tombstone_of_an_empty_value",
+        "5.2.1, 6.4.4",
+        "an empty value, kind 01, replayed as a tombstone",
+        refused,
+        {},
+        headers=[ours, (name, empty)],
+    )
+    bound = Envelope(bound=("header:type",))
+    sealed, _ = Vector("", "", "", envelope=bound, headers=TYPE_HEADER, plaintext=None, proven=True).framed()
+    yield one(
+        "value_tombstone_bound_header_changed",
+        "5.2.3, 6.4.4",
+        "a bound header was changed",
+        refused,
+        {"envelope": bound},
+        headers=[("type", b"void"), *sealed[1:]],
+    )
 
 
 def scenarios() -> dict[str, str]:

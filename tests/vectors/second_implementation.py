@@ -176,8 +176,10 @@ class Vector:
     lane: int = 0
     sequence: int = 1
     framing: str = "header"
+    proven: bool = False  # an authenticated tombstone: the plaintext is null and two headers prove it
     # the reader
     reader_framing: str = ""
+    reader_tombstones: str = ""
     topic_names: tuple[Pair, ...] = ()
     require_context: tuple[Pair, ...] = ()
     require_bound: tuple[str, ...] = ()
@@ -197,9 +199,12 @@ class Vector:
         cipher = (AESGCM if self.envelope.suite == "AES_256_GCM" else AESGCMSIV)(self.envelope.derived()[:32])
         return self.nonce() + cipher.encrypt(self.nonce(), self.plaintext or b"", self.aad(kind))
 
-    def framed(self, header: bytes | None = None, sealed: bytes | None = None) -> tuple[Headers, bytes]:
+    def framed(self, header: bytes | None = None, sealed: bytes | None = None) -> tuple[Headers, bytes | None]:
         """The record's headers and value as they stand on the topic."""
         header = self.envelope.header() if header is None else header
+        if self.proven:
+            proof = self.sealed(kind=2) if sealed is None else sealed
+            return [*self.headers, ("streamcrypt", header), ("streamcrypt-tombstone", proof)], None
         sealed = self.sealed() if sealed is None else sealed
         if self.framing == "header":
             return [*self.headers, ("streamcrypt", header)], sealed
@@ -221,6 +226,7 @@ def text_of(vector: Vector, headers: Headers, value: bytes | None, *, key: bytes
         f"spec: {vector.spec}",
         "",
         f"reader-framing: {vector.reader_framing or vector.framing}",
+        *([f"reader-tombstones: {vector.reader_tombstones}"] if vector.reader_tombstones else []),
         *(f"reader-topic-name: {quote(a)} {quote(b)}" for a, b in vector.topic_names),
         *(f"reader-context: {quote(a)} {quote(b)}" for a, b in vector.require_context),
         *(f"reader-bound: {quote(item)}" for item in vector.require_bound),
@@ -234,7 +240,7 @@ def text_of(vector: Vector, headers: Headers, value: bytes | None, *, key: bytes
     ]
     if vector.expect == "opens":
         lines += ["", f"plaintext: {as_hex(vector.plaintext)}"]
-    if vector.expect == "opens" and value is not None:
+    if vector.expect == "opens" and (value is not None or vector.proven):
         envelope = vector.envelope
         derived = envelope.derived()
         lines += [
@@ -245,7 +251,7 @@ def text_of(vector: Vector, headers: Headers, value: bytes | None, *, key: bytes
             f"info: {as_hex(envelope.info())}",
             f"encryption-key: {as_hex(derived[:32])}",
             f"commitment: {as_hex(derived[32:])}",
-            f"aad: {as_hex(vector.aad())}",
+            f"aad: {as_hex(vector.aad(2 if vector.proven else 1))}",
             f"nonce: {as_hex(vector.nonce())}",
         ]
     return "\n".join(lines) + "\n"
@@ -262,7 +268,8 @@ def written(
     topic: str = _AS_SEALED,
 ) -> tuple[str, str]:
     """A vector's name and text, the record as it was sealed or with a part of it replaced."""
-    sealed_headers, sealed_value = vector.framed() if vector.plaintext is not None else (vector.headers, None)
+    is_sealed = vector.plaintext is not None or vector.proven
+    sealed_headers, sealed_value = vector.framed() if is_sealed else (vector.headers, None)
     text = text_of(
         vector,
         sealed_headers if headers is _AS_SEALED else headers,
