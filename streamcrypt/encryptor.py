@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import repeat
+from operator import add, itemgetter
 from struct import Struct
 from typing import NoReturn, Self, cast
 
@@ -28,6 +29,7 @@ MAX_LANE = 0x7FFF_FFFF
 LANE_UNKNOWN = 0xFFFF_FFFF
 _OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _nonce = Struct(">IQ").pack
+_first_four = itemgetter(slice(len(MAGIC)))
 # A block is sealed as a whole before the first record of it is sent: this bounds what is held twice.
 _MAX_BLOCK_BYTES = 4 * 2**20
 
@@ -180,7 +182,7 @@ class TopicSealer:
         if self._self_contained or None in values or (any(headers) and _any_ours(headers)):
             return None
         plain = cast("Sequence[bytes]", values)
-        if any(map(bytes.startswith, plain, repeat(MAGIC))):
+        if MAGIC in map(_first_four, plain):
             return None
         aads = self._block_aads(keys, headers)
         size = sum(map(len, plain)) + sum(map(len, aads))
@@ -201,8 +203,9 @@ class TopicSealer:
             first = lease.lanes.get(lane, 0) + 1
             lease.lanes[lane] = first + count - 1
         seal, alone = lease.seal, lease.headers_alone
-        numbered = zip(range(first, first + count), plain, aads, strict=True)
-        sealed = [(nonce := _nonce(lane, number)) + seal(nonce, value, aad) for number, value, aad in numbered]
+        # Two passes in C beat one in Python.
+        nonces = list(map(_nonce, repeat(lane), range(first, first + count)))
+        sealed = list(map(add, nonces, map(seal, nonces, plain, aads)))
         return sealed, [[*pairs, alone[0]] if pairs else alone for pairs in headers]
 
     def __reduce__(self) -> NoReturn:

@@ -31,6 +31,7 @@ _NULL = b"\x00"
 BlockAADBuilder = Callable[[Sequence[bytes | None], Sequence[Headers | None]], list[bytes]]
 """``build(keys, headers)`` gives the AADs of a block of records."""
 
+_MOST_PREFIXES = 256
 _length = Struct(">BI").pack  # 01 and the length that follows it
 _count = Struct(">I").pack
 
@@ -49,18 +50,27 @@ def block_aad_builder(bound: tuple[str, ...], kind: bytes = KIND_VALUE) -> Block
     one = aad_builder(bound, kind)
     if bound != (BOUND_KEY,):
         return lambda keys, headers: list(map(one, keys, headers))
-    null_key, pack = kind + _NULL, Struct(">cBI").pack
-    return lambda keys, _headers: [null_key if key is None else pack(kind, 1, len(key)) + key for key in keys]
+    null_key, prefixes = kind + _NULL, _KeyPrefixes(kind)
+    return lambda keys, _headers: [null_key if key is None else prefixes[len(key)] + key for key in keys]
+
+
+class _KeyPrefixes(dict[int, bytes]):
+    """Length of a record key to the AAD bytes before it: the same few lengths come again and again."""
+
+    def __init__(self, kind: bytes) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def __missing__(self, length: int) -> bytes:
+        prefix = self._kind + _length(1, length)
+        if len(self) < _MOST_PREFIXES:
+            self[length] = prefix
+        return prefix
 
 
 def _key_only(kind: bytes) -> AADBuilder:
-    null_key = kind + _NULL
-    pack = Struct(">cBI").pack
-
-    def build(key: bytes | None, _headers: Headers | None) -> bytes:
-        return null_key if key is None else pack(kind, 1, len(key)) + key
-
-    return build
+    null_key, prefixes = kind + _NULL, _KeyPrefixes(kind)
+    return lambda key, _headers: null_key if key is None else prefixes[len(key)] + key
 
 
 def _general(bound: tuple[str, ...], kind: bytes) -> AADBuilder:
