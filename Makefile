@@ -6,7 +6,7 @@ PYTHON_SOURCES = streamcrypt tests bench examples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-fast lint format bench wheel clean
+.PHONY: help venv demo test test-fast chaos lint format bench wheel clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,12 +38,15 @@ test: lint  ## Lint, then every test; finds or starts an Apache Kafka
 test-fast: $(VENV)/.dev  ## Unit tests, properties and vectors only; no broker
 	@$(BIN)/python -m pytest tests/unit tests/properties tests/vectors -m 'not broker'
 
+chaos: $(VENV)/.dev  ## Kills, outages, poison for about 40 minutes; CHAOS="--seed N --minutes M" repeats or shortens
+	@$(BIN)/python -m tests.chaos $(CHAOS)
+
 lint: $(VENV)/.dev  ## Ruff, mypy, import layers, docstrings
 	$(BIN)/ruff check $(PYTHON_SOURCES)
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/interrogate --quiet streamcrypt tests
+	$(BIN)/interrogate --quiet streamcrypt
 
 format: $(VENV)/.dev  ## Format the sources and apply safe fixes
 	$(BIN)/ruff format $(PYTHON_SOURCES)

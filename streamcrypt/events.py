@@ -324,12 +324,16 @@ class PlaintextPassed:
 
 @dataclass(frozen=True, slots=True)
 class PipelineRestarting:
-    """A pipeline lost its footing with the broker; it starts again from what was committed, after ``seconds``."""
+    """A pipeline lost its footing with the broker; it starts again from what was committed, after ``seconds``.
+
+    ``fatal`` says that its clients were beyond repair, fenced for example, and not merely cut off.
+    """
 
     pipeline: str
     error: str
     detail: str
     seconds: float
+    fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

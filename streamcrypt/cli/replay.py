@@ -54,7 +54,10 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
         if letters is None:
             raise ConfigError(f"pipeline {pipeline.name!r} writes no dead letters")
         admin = AdminClient(admin_config(settings, pipeline))
-        own = pipeline.model_copy(update={"group": f"{pipeline.group}.replay", "delivery": "exactly_once"})
+        # One instance, wherever it runs: a second replay fences the first.
+        own = pipeline.model_copy(
+            update={"group": f"{pipeline.group}.replay", "instance": "replay", "delivery": "exactly_once"}
+        )
         consumer = consumer_config(settings, own)
         # Partitions are taken by name, not by joining a group.
         consumer.pop("group.instance.id", None)

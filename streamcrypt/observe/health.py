@@ -65,8 +65,8 @@ class Health:
         stalled_after: Seconds without a tick after which a pipeline counts as dead. Default 30.
         clock: Seconds on a monotonic clock.
 
-    A pipeline that waits for the key service is alive and not ready: a restart would not help. One that halted or
-    whose loop stands still is not alive.
+    A pipeline that waits for the key service or its brokers is alive and not ready: a restart would not help. One
+    that halted, whose loop stands still, or whose Kafka clients are beyond repair and not made anew yet, is not alive.
     """
 
     def __init__(
@@ -100,7 +100,8 @@ class Health:
                 case PipelineRestarting(pipeline=name):
                     # It says nothing while it waits, and is not dead for that.
                     silent_until = self._clock() + event.seconds
-                    self._states[name] = _State(silent_until, waiting=f"starts again: {event.error}: {event.detail}")
+                    waiting = f"starts again: {event.error}: {event.detail}"
+                    self._states[name] = _State(silent_until, waiting if event.fatal else "", waiting)
                 case PipelineFailed(pipeline=name):
                     self._state(name).failed = f"halted: {event.error}: {event.detail}"
                 case PipelineStopped(pipeline=name):

@@ -16,7 +16,7 @@ from streamcrypt.events import Event
 
 __all__ = ["Metrics"]
 
-# From a call inside one rack to the read timeout of 2 s and its retries.
+# From a call inside one rack to the read timeout of 1.5 s; each attempt is a call of its own.
 _KEY_SERVICE_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from streamcrypt.events import CommitFailed, KafkaClientError, Observer, OffsetsCommitted, UnitGivenUp
-from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, blames_record, from_kafka
+from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, blames_record, from_kafka, is_cause
 from streamcrypt.sidecar.ledger import Place, Progress
 
 __all__ = ["Delivery"]
@@ -40,13 +42,23 @@ class Delivery:
         self._observer = observer
         self._meanwhile = meanwhile
         self._failure: KafkaError | None = None
-        self._failed_at = ""
+        self._failed_at: Place | None = None
         self.producer = Producer({**config, "on_delivery": self._on_delivery, "error_cb": self._on_error})
         self._committed: Progress = {}
 
     @property
     def must_not_wait(self) -> bool:
         """Whether something is open that does not bear waiting: a transaction."""
+        return False
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which a commit is due at the latest."""
+        return math.inf
+
+    @property
+    def overdue(self) -> bool:
+        """Whether what is open has been so for too long, and should be committed before more is begun."""
         return False
 
     def start(self) -> None:
@@ -93,8 +105,21 @@ class Delivery:
         if self._failure is None:
             return
         if blames_record(self._failure):
-            raise UnitFailed(self._failure)
-        raise from_kafka(self._failure, f"pipeline {self._pipeline!r}: delivery to {self._failed_at}")
+            raise UnitFailed(self._failure, self._failed_at)
+        topic, partition = self._failed_at or ("", -1)
+        raise from_kafka(self._failure, f"pipeline {self._pipeline!r}: delivery to {topic}[{partition}]")
+
+    def not_produced(self, error: KafkaError) -> None:
+        """Raise what lies behind it where the producer takes no record whatever, since one before it has failed.
+
+        Raises:
+            UnitFailed, ConnectionLost, PipelineHalted: As :meth:`raise_failure`.
+        """
+        if error.code() == KafkaError._STATE or error.txn_requires_abort():  # noqa: SLF001  a public code
+            # Its report may still be on the way.
+            self.producer.poll(_FULL_QUEUE_POLL)
+            self.raise_failure()
+            raise UnitFailed(error)
 
     def commit(self, consumer: Consumer, progress: Progress, records: int, seconds: float, *, wait: bool) -> bool:
         """Wait until everything handed over is delivered, then commit ``progress``.
@@ -140,7 +165,7 @@ class Delivery:
         self.producer.purge()
         self.producer.flush(1.0)
         # What was purged is reported as failed.
-        self._failure = None
+        self._failure = self._failed_at = None
         self._tell_given_up(failure)
 
     def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
@@ -159,7 +184,10 @@ class Delivery:
         """Drop what was not delivered, and end the producer's threads and connections."""
         self.producer.purge()
         self.producer.flush(0.1)
-        self.producer.close()
+        with warnings.catch_warnings():
+            # Of a transaction that cannot be aborted any more; the coordinator does that.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            self.producer.close()
 
     def _news(self, progress: Progress) -> Progress:
         return {place: offset for place, offset in progress.items() if self._committed.get(place) != offset}
@@ -176,8 +204,8 @@ class Delivery:
         self._observer(CommitFailed(self._pipeline, error.name(), error.str()))
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._failure is None:
-            self._failure, self._failed_at = error, f"{message.topic()}[{message.partition()}]"
+        if error is not None and (self._failure is None or (is_cause(error) and not is_cause(self._failure))):
+            self._failure, self._failed_at = error, (str(message.topic()), int(message.partition() or 0))
 
     def _on_error(self, error: KafkaError) -> None:
         self._observer(KafkaClientError(self._pipeline, "producer", error.name(), error.str()))

@@ -21,6 +21,7 @@ __all__ = [
     "Verdict",
     "blames_record",
     "from_kafka",
+    "is_cause",
     "is_fence",
     "operator_must_act",
     "refused",
@@ -52,6 +53,7 @@ _FENCES = frozenset(
         KafkaError.UNRELEASED_INSTANCE_ID,
     }
 )
+_CONSEQUENCES = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
 _TWO_CAUSES = (
     "Either a second process runs with this group and instance, or a transaction outlived transaction.timeout.ms. "
     "Give every process an 'instance' of its own; where there is one process only, look for pauses of host or broker."
@@ -87,17 +89,24 @@ class UnitFailed(Exception):
 
     Attributes:
         cause: What the client or a broker said.
+        target: Topic and partition that a broker refused records for, where one did.
     """
 
-    def __init__(self, cause: KafkaError) -> None:
+    def __init__(self, cause: KafkaError, target: tuple[str, int] | None = None) -> None:
         super().__init__(cause.str())
         self.cause = cause
+        self.target = target
 
 
 class ConnectionLost(StreamcryptError):
-    """Delivery failed or the client is beyond repair: begin again from what was committed."""
+    """Delivery failed or the client is beyond repair: begin again from what was committed.
+
+    Attributes:
+        fatal: Whether it was the client, and not only its connection: it is fenced, or its state is lost.
+    """
 
     retriable = True
+    fatal = False
 
 
 class StopAsked(Exception):
@@ -138,6 +147,11 @@ def blames_record(error: KafkaError) -> bool:
     return error.code() in _RECORD_CODES
 
 
+def is_cause(error: KafkaError) -> bool:
+    """Say whether this is what went wrong, not merely what was dropped because of it."""
+    return error.code() not in _CONSEQUENCES
+
+
 def refused(error: KafkaError) -> StreamcryptError:
     """Give the failure of the record that a broker refused."""
     kind = RecordTooLarge if error.code() in _TOO_LARGE else RecordRefused
@@ -161,8 +175,12 @@ def from_kafka(error: KafkaError | KafkaException, doing: str) -> PipelineHalted
         return PipelineHalted(f"{doing}: {cause.str()}", remedy=_REMEDIES.get(cause.code(), "See the broker's ACLs."))
     text = cause.str() if isinstance(cause, KafkaError) else str(cause)
     if isinstance(cause, KafkaError) and is_fence(cause):
-        return ConnectionLost(f"{doing}: fenced: {text}", remedy=_TWO_CAUSES)
-    return ConnectionLost(f"{doing}: {text}")
+        lost = ConnectionLost(f"{doing}: fenced: {text}. {_TWO_CAUSES}")
+        lost.fatal = True
+        return lost
+    lost = ConnectionLost(f"{doing}: {text}")
+    lost.fatal = isinstance(cause, KafkaError) and (cause.fatal() or cause.code() == KafkaError._FATAL)  # noqa: SLF001
+    return lost
 
 
 class Backoff:

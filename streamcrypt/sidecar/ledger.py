@@ -49,6 +49,15 @@ class Ledger:
         self.in_hand = False
         return again
 
+    def not_passed(self, place: Place, offset: int) -> None:
+        """Note that records from here on, or from behind what has passed, are in hand and will have to be read again.
+
+        Args:
+            place: Their partition.
+            offset: That of the first one that was in hand.
+        """
+        self.touch(place, max(offset, self.done.get(place, 0)))
+
     def moved_back(self, place: Place) -> None:
         """Note that a partition will be fetched again from earlier than the client's position."""
         self._rewound.add(place)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -24,7 +25,15 @@ from streamcrypt.events import (
     SourcesChanged,
 )
 from streamcrypt.sidecar.delivery import Delivery
-from streamcrypt.sidecar.failures import Backoff, ConnectionLost, StopAsked, UnitFailed, blames_record, from_kafka
+from streamcrypt.sidecar.failures import (
+    Backoff,
+    ConnectionLost,
+    StopAsked,
+    UnitFailed,
+    blames_record,
+    from_kafka,
+    operator_must_act,
+)
 from streamcrypt.sidecar.ledger import Ledger, Place
 from streamcrypt.sidecar.membership import Membership, runs
 from streamcrypt.sidecar.passing import Passing
@@ -55,6 +64,8 @@ _FIRST_KEY = 5.0
 _TURN = 1.0
 # As often as this a unit may fail without any commit between, before the clients are made anew.
 _UNITS_GIVEN_UP = 3
+# In the middle of a rebalance a commit fails again and again, for a moment.
+_BREATH = 0.05
 
 
 class Pipeline:
@@ -124,7 +135,7 @@ class Pipeline:
         except StopAsked:
             pass
         except UnitFailed as failure:
-            raise ConnectionLost(f"pipeline {self._spec.name!r}: {failure}") from None
+            raise from_kafka(failure.cause, f"pipeline {self._spec.name!r}") from None
         except KafkaException as error:
             raise from_kafka(error, f"pipeline {self._spec.name!r}") from None
         finally:
@@ -179,7 +190,8 @@ class Pipeline:
 
     def _loop(self) -> None:
         now = time.monotonic()
-        next_commit, self._next_discovery = now + self._spec.commit_interval, now + _DISCOVERY_INTERVAL
+        interval = min(self._spec.commit_interval, self._delivery.longest)
+        next_commit, self._next_discovery = now + interval, now + _DISCOVERY_INTERVAL
         while not self._stop.is_set():
             try:
                 self._pass_batch()
@@ -191,7 +203,7 @@ class Pipeline:
                     self._look_sooner(now)
                 if now >= next_commit:
                     self._commit(_SETTLE)
-                    next_commit = time.monotonic() + self._spec.commit_interval
+                    next_commit = time.monotonic() + interval
             except UnitFailed as failure:
                 self._give_up(failure)
             self._turn()
@@ -215,6 +227,8 @@ class Pipeline:
             while batch and not self._stop.is_set():
                 place, messages = batch.popleft()
                 self._passing.take(place, messages)
+                if batch and self._delivery.overdue:
+                    self._deliver_now()
                 # Each run may wait for a key; a batch has as many runs as partitions.
                 self._turn()
         except BaseException:
@@ -259,9 +273,9 @@ class Pipeline:
         if not self._delivery.commit(self._member.consumer, offsets, records, seconds, wait=wait):
             return False
         self._passed_at_commit = self._passing.passed
-        self._ledger.committed()
-        if records:
+        if self._ledger.firsts:
             self._given_up = 0
+        self._ledger.committed()
         return True
 
     def _deliver_now(self) -> None:
@@ -271,16 +285,29 @@ class Pipeline:
     def _give_up(self, failure: UnitFailed) -> None:
         """Drop the unit, and read its records again under a new data key."""
         self._given_up += 1
-        if self._given_up > _UNITS_GIVEN_UP:
-            raise ConnectionLost(f"pipeline {self._spec.name!r}: {failure}")
-        self._delivery.give_up()
-        self._transform.lost()
         ends = {place: self._ledger.done.get(place, first) for place, first in self._ledger.firsts.items()}
         again = self._ledger.rewind()
-        if blames_record(failure.cause):
-            self._passing.suspect(ends)
+        self._passing.passed = self._passed_at_commit
+        self._delivery.give_up()
+        self._transform.lost()
+        blamed = blames_record(failure.cause)
+        if self._given_up > _UNITS_GIVEN_UP or (operator_must_act(failure.cause) and not blamed):
+            raise from_kafka(failure.cause, f"pipeline {self._spec.name!r}: given up {self._given_up} times")
+        if blamed:
+            self._passing.suspect({place: end for place, end in ends.items() if self._may_go(place, failure.target)})
         self._passing.forget(list(again))
         self._member.seek(again)
+        if self._stop.is_set():
+            # What was fetched and is left to the next start is no part of the unit.
+            self._ledger.in_hand = True
+        elif not blamed:
+            self._stop.wait(_BREATH * 2**self._given_up)
+
+    def _may_go(self, place: Place, target: Place | None) -> bool:
+        """Say whether a partition's records may go to this target; a dead letter may come from any."""
+        if target is None or target[0] == self._spec.dead_letter:
+            return True
+        return self._spec.target_of(place[0]) == target[0] and (not self._spec.keep_partition or place[1] == target[1])
 
     def _close(self) -> bool:
         """Deliver, commit, leave the group; say whether everything passed on was delivered and committed."""
@@ -301,6 +328,10 @@ class Pipeline:
         except (StreamcryptError, KafkaException, UnitFailed, StopAsked):
             # The error that ended the loop is on its way; nothing undelivered is committed.
             self._settled = False
+        if not self._settled:
+            # Readers would wait for an open transaction until it times out.
+            with suppress(StreamcryptError, KafkaException, UnitFailed):
+                self._delivery.give_up()
         try:
             self._member.close()
             self._delivery.close()
@@ -320,7 +351,9 @@ class Pipeline:
     def _await_join(self) -> None:
         deadline = time.monotonic() + _JOIN
         while self._member.subscribed and not self._member.joined and time.monotonic() < deadline:
-            self._member.consumer.poll(0.1)
+            if self._member.consumer.poll(0.1) is not None:
+                # It is left to the next start.
+                self._ledger.in_hand = True
 
     # -- the consumer group --------------------------------------------------------------------------------------------
 

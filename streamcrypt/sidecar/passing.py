@@ -39,6 +39,9 @@ __all__ = ["Passing"]
 
 _BLOCK = 250
 _PARTITION_BY_KEY = -1
+# Of records of which a broker refuses one: few enough at first, fewer until the one is alone.
+_SUSPECTS_TOGETHER = 32
+_FEWER = 4
 # Probing what waits must not keep the loop from its consumer group.
 _PROBING = 0.5
 
@@ -81,6 +84,7 @@ class Passing:
         self._routes = Routes(spec, {})
         self._work: dict[Place, tuple[PartitionWork, str, int]] = {}
         self._suspects: Progress = {}
+        self._together = _SUSPECTS_TOGETHER
         self.holds: dict[Place, Hold] = {}
         self.passed = 0
 
@@ -105,8 +109,16 @@ class Passing:
             UnitFailed: The unit must be given up.
             ConnectionLost: Begin again.
         """
-        if place not in self._member.assigned:
+        if place not in self._member.assigned or not messages:
             return  # it went to another member between two fetches, and with it these records
+        try:
+            self._take(place, messages)
+        except UnitFailed:
+            # The unit may have begun anew since the first of them.
+            self._ledger.not_passed(place, messages[0].offset())
+            raise
+
+    def _take(self, place: Place, messages: Sequence[Any]) -> None:
         hold = self.holds.get(place)
         if hold is not None:
             hold.add(messages)
@@ -117,8 +129,12 @@ class Passing:
         rest = messages
         while rest:
             if self._is_suspect(place, rest[0]):
-                going_on, passed = self._pass_alone(place, rest), 0
-            elif bare := self._safeguards.bare_ahead(*place, rest):
+                going_on, done = self._pass_warily(place, rest)
+                if not going_on:
+                    return
+                rest = rest[done:]
+                continue
+            if bare := self._safeguards.bare_ahead(*place, rest):
                 passed, error = self._pass(place, rest[:bare], AS_IT_IS)
                 if passed:
                     self._observer(PlaintextPassed(self._spec.name, *place, rest[passed - 1].offset(), passed))
@@ -126,17 +142,13 @@ class Passing:
                     return
                 rest = rest[passed + (error is not None) :]
                 continue
-            else:
-                passed, error = self._pass(place, rest)
-                if error is None:
-                    return
-                going_on = self._deal_with(place, rest[passed:], error)
-            if not going_on:
+            passed, error = self._pass(place, rest)
+            if error is None or not self._deal_with(place, rest[passed:], error):
                 return
             rest = rest[passed + 1 :]
 
     def suspect(self, places: Progress) -> None:
-        """Have the records below these offsets pass one by one: a broker refuses one of them."""
+        """Have the records below these offsets pass few by few and at last alone: a broker refuses one of them."""
         self._suspects.update(places)
 
     def forget(self, places: Sequence[Place]) -> None:
@@ -161,6 +173,12 @@ class Passing:
             self._ledger.touch(place, messages[0].offset())
             self._delivery.begin()
             for start in range(0, len(messages), _BLOCK):
+                if start and self._delivery.overdue:
+                    # Every record may have cost a call to the key service.
+                    self._ledger.passed(place, messages[start - 1].offset() + 1)
+                    self._commit()
+                    self._ledger.touch(place, messages[start].offset())
+                    self._delivery.begin()
                 self._pass_block(place, messages[start : start + _BLOCK], work, target, partition, tally)
         except (ConnectionLost, PipelineHalted):
             raise
@@ -233,8 +251,7 @@ class Passing:
         self._transform.lost()
         if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
             return RecordTooLarge("the record is over the producer's message.max.bytes")
-        if error.args[0].txn_requires_abort():
-            raise UnitFailed(error.args[0]) from None
+        self._delivery.not_produced(error.args[0])
         raise from_kafka(error, f"pipeline {self._spec.name!r}: produce from {place[0]!r}") from None
 
     def _is_suspect(self, place: Place, message: Any) -> bool:
@@ -246,29 +263,43 @@ class Passing:
             return False
         return True
 
-    def _pass_alone(self, place: Place, messages: Sequence[Any]) -> bool:
-        """Pass the first of these records in a unit of its own; say whether the others may follow."""
-        self._commit()
-        _, error = self._pass(place, messages[:1])
-        error = error or self._refusal()
-        if error is None:
-            return True
-        going_on = self._deal_with(place, messages, error)
-        worse = self._refusal()
-        if worse is not None:
-            raise self._halted(place, messages[0], f"its dead letter is refused: {worse}", worse.remedy)
-        return going_on
+    def _pass_warily(self, place: Place, messages: Sequence[Any]) -> tuple[bool, int]:
+        """Pass the first few of these records in a unit of their own, and the one that a broker refuses alone.
 
-    def _refusal(self) -> StreamcryptError | None:
-        """Deliver and commit; give the failure of the one record in the unit, where a broker refuses it."""
+        Returns:
+            Whether the others may follow, and how many are done.
+        """
+        self._commit()
+        few = messages[: self._together]
+        bare = self._safeguards.bare_ahead(*place, few)
+        passed, error = self._pass(place, few[:bare] or few, AS_IT_IS if bare else None)
+        refusal = self._refusal(passed)
+        if refusal is not None and passed > 1:
+            self._together = max(1, passed // _FEWER)
+            return True, 0
+        self._together = min(_SUSPECTS_TOGETHER, 2 * self._together)
+        if refusal is not None:
+            passed, error = 0, refusal
+        if error is None:
+            return True, passed
+        going_on = self._deal_with(place, messages[passed:], error)
+        worse = self._refusal(0)
+        if worse is not None:
+            raise self._halted(place, messages[passed], f"its dead letter is refused: {worse}", worse.remedy)
+        return going_on, passed + 1
+
+    def _refusal(self, records: int) -> StreamcryptError | None:
+        """Deliver and commit; give the failure of a record in the unit, where a broker refuses one of these."""
         try:
             self._commit()
         except UnitFailed as failure:
             if not blames_record(failure.cause):
                 raise
+            self._ledger.rewind()
+            self._ledger.in_hand = True
+            self.passed -= records
             self._delivery.give_up()
             self._transform.lost()
-            self._ledger.rewind()
             return refused(failure.cause)
         return None
 
@@ -319,10 +350,15 @@ class Passing:
         produce: Any = self._delivery.producer.produce
         self._delivery.begin()
         try:
-            produce(self._letters.topic, *fields)
-        except BufferError:
-            self._delivery.offer_again(self._letters.topic, *fields)
+            try:
+                produce(self._letters.topic, *fields)
+            except BufferError:
+                self._delivery.offer_again(self._letters.topic, *fields)
         except KafkaException as cause:
+            self._transform.lost()
+            self._delivery.not_produced(cause.args[0])
+            if cause.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise from_kafka(cause, f"pipeline {self._spec.name!r}: produce a dead letter") from None
             raise self._halted(place, message, f"its dead letter does not fit: {cause.args[0].str()}", "") from None
 
     def _halted(self, place: Place, message: Any, why: str, remedy: str) -> PipelineHalted:
@@ -367,9 +403,9 @@ class Passing:
             # Another one comes first next time.
             self.holds[place] = self.holds.pop(place)
             # The client's position is ahead of what a hold has in hand.
-            self._ledger.in_hand = True
+            in_hand, self._ledger.in_hand = self._ledger.in_hand, True
             self._try(place, hold, now)
-            self._ledger.in_hand = False
+            self._ledger.in_hand = in_hand
 
     def _try(self, place: Place, hold: Hold, now: float) -> None:
         gate, messages = hold.gate, list(hold.messages)

@@ -9,18 +9,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import HeaderList, header_list
-from streamcrypt.errors import ConfigError, KeyServiceError, StreamcryptError
+from streamcrypt.errors import ConfigError, KeyServiceError, RecordTooLarge, StreamcryptError
 from streamcrypt.events import Observer
 from streamcrypt.sidecar.dead_letters import DeadLetters, MalformedLetter, Origin, without_our_headers
-from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, from_kafka
+from streamcrypt.sidecar.failures import (
+    ConnectionLost,
+    PipelineHalted,
+    UnitFailed,
+    blames_record,
+    from_kafka,
+    refused,
+)
 from streamcrypt.sidecar.ledger import Progress
 from streamcrypt.sidecar.spec import PipelineSpec
 from streamcrypt.sidecar.topics import RouteProblem, Routes
@@ -34,6 +42,7 @@ _FETCH = 1.0
 _TIMEOUT = 10.0
 _PATIENCE = 60.0
 _PARTITION_BY_KEY = -1
+_FEWER = 4
 
 
 @dataclass(slots=True)
@@ -56,8 +65,8 @@ class Replay:
     Args:
         spec: The pipeline, with its dead-letter topic.
         consumer_config: librdkafka properties, with a consumer group of the replay's own.
-        producer_config: librdkafka properties, with a transactional id of the replay's own, so that two replays
-            fence each other instead of sending a letter twice.
+        producer_config: librdkafka properties, with a transactional id of the pipeline's replays, wherever they run,
+            so that two of them fence each other instead of sending a letter twice.
         transform: The pipeline's; its owner closes it.
         letters: Writes a letter anew, where its record fails again.
         opener: Opens sealed letters; None where the pipeline's letters are as they were read.
@@ -82,7 +91,6 @@ class Replay:
         self._delivery = Transactions(spec.name, producer_config, observer, self._alive, self._alive)
         self._consumer = Consumer(dict(consumer_config))
         self._routes = Routes(spec, {})
-        self._stale_refused: Callable[[str], bool] = lambda _target: False
         self._reason: str | None = None
         self._done = Replayed()
 
@@ -98,14 +106,15 @@ class Replay:
                 overwrite a newer one. None: go on all the same.
 
         Raises:
-            ConfigError: A target is compacted.
+            ConfigError: A target is compacted; nothing was begun.
             KeyServiceError, RouteProblem: The cause is not gone; what was begun is rolled back.
             ConnectionLost, PipelineHalted: The brokers.
         """
         self._stop, self._reason = stop, reason
-        self._stale_refused = compacted or (lambda _target: False)
         try:
             self._routes = Routes.discover(self._delivery.producer, self._spec)
+            if compacted is not None:
+                self._refuse_compacted(compacted)
             self._delivery.start()
             ends = self._assign()
             self._until(ends)
@@ -115,12 +124,22 @@ class Replay:
         except KafkaException as error:
             raise from_kafka(error, f"replay of {self._letters.topic!r}") from None
         except StreamcryptError:
-            self._delivery.give_up()
+            with suppress(StreamcryptError, UnitFailed, KafkaException):
+                self._delivery.give_up()
             raise
         finally:
             self._consumer.close()
             self._delivery.close()
         return self._done
+
+    def _refuse_compacted(self, compacted: Callable[[str], bool]) -> None:
+        for target in sorted({self._spec.target_of(source) for source in self._routes.sources}):
+            if compacted(target):
+                raise ConfigError(
+                    f"{target!r} is compacted: a replayed record lands behind later ones of its key and would replace "
+                    "them",
+                    remedy="Pass --allow-stale where that is wanted.",
+                )
 
     def _alive(self) -> None:
         """Nothing else waits for this loop."""
@@ -145,15 +164,12 @@ class Replay:
         while ends and not self._stop.is_set():
             messages: list[Any] = self._consumer.consume(_BATCH, _FETCH)
             for message in messages:
-                error = message.error()
-                if error is not None:
+                if (error := message.error()) is not None:
                     raise from_kafka(error, f"replay of {self._letters.topic!r}")
-                place = (message.topic(), message.partition())
-                if place in ends and message.offset() < ends[place]:
-                    self._delivery.begin()
-                    self._replay(message)
+            wanted = [m for m in messages if m.offset() < ends.get((m.topic(), m.partition()), 0)]
+            self._pass(wanted)
             reached = self._reached(ends)
-            self._delivery.commit(self._consumer, reached, len(messages), _TIMEOUT, wait=False)
+            self._delivery.commit(self._consumer, reached, 0, _TIMEOUT, wait=False)
             for place, offset in reached.items():
                 if offset >= ends[place]:
                     self._consumer.pause([TopicPartition(*place)])
@@ -163,6 +179,47 @@ class Replay:
             elif time.monotonic() > waiting:
                 raise ConnectionLost(f"replay of {self._letters.topic!r}: nothing arrives any more")
 
+    def _pass(self, messages: Sequence[Any]) -> None:
+        """Replay letters, as many together as go; the one that a broker refuses alone, and it stays."""
+        together = len(messages)
+        while messages:
+            few = messages[:together]
+            before = Replayed(self._done.back, Counter(self._done.kept))
+            try:
+                done = self._unit(few)
+            except UnitFailed as failure:
+                if not blames_record(failure.cause):
+                    raise
+                self._delivery.give_up()
+                self._transform.lost()
+                self._done.back, self._done.kept = before.back, before.kept
+                if len(few) == 1:
+                    self._stays(few[0], refused(failure.cause))
+                    messages = messages[1:]
+                together = max(1, len(few) // _FEWER)
+            else:
+                messages = messages[done:]
+                together = min(_BATCH, 2 * together)
+
+    def _unit(self, messages: Sequence[Any], failure: StreamcryptError | None = None) -> int:
+        """Replay letters in one transaction, as far as it may last; say how many that were."""
+        ahead: Progress = {}
+        for count, message in enumerate(messages, 1):
+            self._delivery.begin()
+            self._replay(message, failure)
+            ahead[message.topic(), message.partition()] = message.offset() + 1
+            if self._delivery.overdue:
+                break
+        self._delivery.commit(self._consumer, ahead, count, _TIMEOUT, wait=False)
+        return count
+
+    def _stays(self, message: Any, failure: StreamcryptError) -> None:
+        try:
+            self._unit([message], failure)
+        except UnitFailed as again:
+            at = f"{message.topic()}[{message.partition()}] offset {message.offset()}"
+            raise PipelineHalted(f"the letter at {at} cannot be written again: {again}") from None
+
     def _reached(self, ends: Progress) -> Progress:
         places = [TopicPartition(*place) for place in ends]
         return {
@@ -171,7 +228,7 @@ class Replay:
             if p.offset >= 0
         }
 
-    def _replay(self, message: Any) -> None:
+    def _replay(self, message: Any, refusal: StreamcryptError | None = None) -> None:
         key, headers = message.key(), header_list(message.headers())
         kind, timestamp = message.timestamp()
         sent_at = timestamp if kind else 0
@@ -193,27 +250,25 @@ class Replay:
             self._keep(type(error).__name__, message, headers, sent_at)
             return
         target = self._routes.target_of(*place)
-        if self._stale_refused(target):
-            raise ConfigError(
-                f"{target!r} is compacted: a replayed record lands behind later ones of its key and would replace them",
-                remedy="Pass --allow-stale where that is wanted.",
-            )
         lane = origin.partition if self._spec.keep_partition else None
         try:
+            if refusal is not None:
+                raise refusal
             sent, sent_headers = self._transform.work(*place, target, lane).one(value, key, own)
-        except (KeyServiceError, ConfigError):
+            self._send(target, sent, key, _PARTITION_BY_KEY if lane is None else lane, sent_at, sent_headers)
+        except (KeyServiceError, ConfigError, ConnectionLost, PipelineHalted):
             raise
         except StreamcryptError as error:
             letter = self._letters.letter(place, origin.offset, (value, key, own), error)
             self._send(self._letters.topic, letter.value, key, _PARTITION_BY_KEY, sent_at, letter.headers)
             self._done.kept[type(error).__name__] += 1
             return
-        self._send(target, sent, key, _PARTITION_BY_KEY if lane is None else lane, sent_at, sent_headers)
         self._done.back += 1
 
     def _why_not(self, origin: Origin, value: bytes | None) -> str:
         # Headers can be forged: only what this pipeline reads may be written to where it writes.
-        if origin.pipeline != self._spec.name or not self._spec.reads(origin.topic) or origin.partition < 0:
+        partitions = self._routes.partitions.get(origin.topic, 0) if self._spec.reads(origin.topic) else 0
+        if origin.pipeline != self._spec.name or not 0 <= origin.partition < partitions:
             return "foreign"
         if self._reason is not None and self._reason != origin.kind and self._reason not in origin.reason:
             return "filtered"
@@ -236,6 +291,13 @@ class Replay:
     ) -> None:
         record = (value, key, partition, None, None, sent_at, headers)
         try:
-            self._delivery.producer.produce(topic, *record)
-        except BufferError:
-            self._delivery.offer_again(topic, *record)
+            try:
+                self._delivery.producer.produce(topic, *record)
+            except BufferError:
+                self._delivery.offer_again(topic, *record)
+        except KafkaException as error:
+            self._transform.lost()
+            self._delivery.not_produced(error.args[0])
+            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE or topic == self._letters.topic:
+                raise
+            raise RecordTooLarge("the record is over the producer's message.max.bytes") from None

@@ -18,6 +18,8 @@ __all__ = ["PipelineFactory", "Supervisor"]
 
 _RESTART_FIRST = 1.0
 _RESTART_CEILING = 30.0
+# Two processes that fence each other come up every time: only one that lasted begins with short pauses again.
+_LASTED = 30.0
 # Docker kills 10 s after SIGTERM; what is left then is abandoned, in our own words.
 _END = 9.0
 # A call to the key service that hangs must not keep the process from ending.
@@ -89,19 +91,22 @@ class Supervisor:
         try:
             while True:
                 pipeline: Pipeline | None = None
+                began = time.monotonic()
                 try:
                     pipeline = factory.build()
                     pipeline.run(self._stop, restarted=started_once)
                 except (ConnectionLost, KeyServiceError, RouteProblem) as error:
+                    fatal = isinstance(error, ConnectionLost) and error.fatal
                     if pipeline is not None and pipeline.has_been_ready:
                         started_once = True
-                        backoff = Backoff(_RESTART_FIRST, _RESTART_CEILING)
+                        if not fatal or time.monotonic() - began > _LASTED:
+                            backoff = Backoff(_RESTART_FIRST, _RESTART_CEILING)
                     if not started_once or self._stop.is_set():
                         # What cannot even start is a wrong address, name or key: say so and end.
                         self._fail(factory, error)
                         return
                     seconds = backoff.next()
-                    self._observer(PipelineRestarting(factory.name, type(error).__name__, str(error), seconds))
+                    self._observer(PipelineRestarting(factory.name, type(error).__name__, str(error), seconds, fatal))
                     self._stop.wait(seconds)
                 except StreamcryptError as error:
                     self._fail(factory, error)

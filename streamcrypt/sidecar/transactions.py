@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from streamcrypt.events import Observer
 from streamcrypt.sidecar.delivery import Delivery
-from streamcrypt.sidecar.failures import UnitFailed, from_kafka, is_fence
+from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, from_kafka, is_cause, is_fence
 from streamcrypt.sidecar.ledger import Progress
 
 __all__ = ["Transactions"]
 
+_OVERDUE = 0.1
 # No call blocks longer, so that the loop shows that it turns.
 _CALL = 1.0
 _MILLISECONDS = 1000
@@ -43,11 +46,23 @@ class Transactions(Delivery):
         self._alive = alive
         self._patience = float(config["transaction.timeout.ms"]) / _MILLISECONDS
         self._open = False
+        self._stuck = False
+        self._since = 0.0
 
     @property
     def must_not_wait(self) -> bool:
         """Whether a transaction is open."""
         return self._open
+
+    @property
+    def longest(self) -> float:
+        """Half of the transaction timeout: a longer commit interval would fence ourselves."""
+        return self._patience / 2
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a transaction has been open for a tenth of what the coordinator allows."""
+        return self._open and time.monotonic() - self._since > self._patience * _OVERDUE
 
     def start(self) -> None:
         """Take over the transactional id: an earlier holder is fenced, and its open transaction aborted.
@@ -62,11 +77,12 @@ class Transactions(Delivery):
         if not self._open:
             self._insist("begin_transaction", lambda _timeout: self.producer.begin_transaction(), self._patience)
             self._open = True
+            self._since = time.monotonic()
 
     def raise_failure(self) -> None:
         """Raise UnitFailed where the brokers did not take a record: the transaction can only be aborted."""
         if self._failure is not None:
-            raise UnitFailed(self._failure)
+            raise UnitFailed(self._failure, self._failed_at)
 
     def commit(self, consumer: Consumer, progress: Progress, records: int, seconds: float, *, wait: bool) -> bool:
         """Commit records and offsets together. Always waits for the answer.
@@ -79,6 +95,7 @@ class Transactions(Delivery):
         news = self._news(progress)
         if not news and not self._open:
             return True
+        self._raise_stuck()
         self.raise_failure()
         patience = max(seconds, 0.0) if wait else self._patience
         started = time.perf_counter()
@@ -87,8 +104,9 @@ class Transactions(Delivery):
         if offsets:
             # Fetched each time: it changes with every rebalance, and a stale one is refused.
             member = consumer.consumer_group_metadata()
-            send = self.producer.send_offsets_to_transaction
-            self._insist("send_offsets_to_transaction", lambda timeout: send(offsets, member, timeout), patience)
+            send = partial(self.producer.send_offsets_to_transaction, offsets, member)
+            bounded = partial(self._bounded, send, patience)
+            self._insist("send_offsets_to_transaction", bounded, patience)
         self._insist("commit_transaction", self.producer.commit_transaction, patience)
         self._open = False
         self._note_committed(news, records, started)
@@ -100,13 +118,56 @@ class Transactions(Delivery):
         Raises:
             ConnectionLost, PipelineHalted: The producer is fenced or beyond repair.
         """
+        self._raise_stuck()
         failure = self._failure
         if self._open:
-            self._open = False
             self._insist("abort_transaction", self.producer.abort_transaction, self._patience)
+            self._open = False
         # What was purged is reported as failed.
-        self._failure = None
+        self._failure = self._failed_at = None
         self._tell_given_up(failure)
+
+    def close(self) -> None:
+        """As :meth:`Delivery.close`; a producer with a call that does not return is left to itself."""
+        if not self._stuck:
+            super().close()
+
+    def _raise_stuck(self) -> None:
+        if self._stuck:
+            raise ConnectionLost(
+                f"pipeline {self._pipeline!r}: send_offsets_to_transaction did not return; going on with a new client"
+            )
+
+    def _bounded(self, call: Callable[[float], Any], patience: float, timeout: float) -> None:
+        """Make a call that may never return, and leave it to itself where it does not.
+
+        librdkafka 2.16 forgets the timeout of ``send_offsets_to_transaction``: where the group's coordinator was
+        missing in metadata for a moment, as while it restarts, the call waits for ever (confluentinc/librdkafka#5456,
+        #5511).
+        """
+        outcome: list[Exception | None] = []
+
+        def run() -> None:
+            try:
+                call(timeout)
+            except Exception as error:  # noqa: BLE001  raised again below, on the loop's thread
+                outcome.append(error)
+            else:
+                outcome.append(None)
+
+        thread = threading.Thread(target=run, name=f"offsets-{self._pipeline}", daemon=True)
+        thread.start()
+        deadline = time.monotonic() + patience
+        while True:
+            thread.join(timeout)
+            if not thread.is_alive():
+                break
+            if time.monotonic() > deadline:
+                self._stuck = True
+                self._raise_stuck()
+            self._alive()
+        if outcome[0] is not None:
+            raise outcome[0]
 
     def _insist(
         self, what: str, call: Callable[[float], Any], patience: float, meanwhile: Callable[[], None] | None = None
@@ -119,7 +180,9 @@ class Transactions(Delivery):
             except KafkaException as error:
                 cause = error.args[0]
                 if not is_fence(cause) and cause.txn_requires_abort():
-                    raise UnitFailed(self._failure or cause) from None
+                    # The report of the record that was refused knows its place.
+                    known = self._failure is not None and is_cause(self._failure)
+                    raise UnitFailed(self._failure if known and self._failure else cause, self._failed_at) from None
                 if cause.fatal() or not cause.retriable() or time.monotonic() > deadline:
                     raise from_kafka(cause, f"pipeline {self._pipeline!r}: {what}") from None
                 (meanwhile or self._alive)()

@@ -90,6 +90,8 @@ class Seal:
 
     def idle(self) -> None:
         """See :class:`Transform`."""
+        for encryptor in filter(None, (self._encryptor, self._letters)):
+            encryptor.sweep()
 
     def lost(self) -> None:
         """See :class:`Transform`."""

@@ -18,7 +18,11 @@ KEY = EncryptedDataKey("fixed", "k", b"wrapped")
 Pairs = list[tuple[str, bytes | None]] | None
 
 records = st.lists(
-    st.tuples(st.binary(max_size=40).filter(lambda value: value[:4] != MAGIC), strategies.record_keys, st.none() | strategies.record_headers),
+    st.tuples(
+        st.binary(max_size=40).filter(lambda value: value[:4] != MAGIC),
+        strategies.record_keys,
+        st.none() | strategies.record_headers,
+    ),
     min_size=1,
     max_size=12,
 )

@@ -1,0 +1,172 @@
+"""Reads every partition once, from where counting stands to its end, without a consumer group's commits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from streamcrypt.audit.tally import Counter, Place
+
+__all__ = ["Reader"]
+
+_BATCH = 10_000
+_FETCH = 0.2
+_TIMEOUT = 10.0
+_PATIENCE = 30.0
+# Each partition prefetches for itself.
+_PARTITIONS_AT_ONCE = 64
+# Retention went past the place that was asked for.
+_GONE = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})  # noqa: SLF001  public codes
+# librdkafka goes on by itself after these.
+_PASSING = frozenset(
+    {
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,  # no group is used
+    }
+)
+_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001
+SILENCE = f"nothing arrived for {_PATIENCE:.0f} s"
+
+
+class Reader:
+    """Reads partitions to their ends and counts.
+
+    Args:
+        consumer_config: librdkafka properties of a reader of committed records.
+        places: What to read; where counting went to is kept there.
+        counter: Counts.
+        patience: Seconds without a record after which what is left counts as unread. Default 30.
+        also: Called with each batch, counted.
+    """
+
+    def __init__(
+        self,
+        consumer_config: Mapping[str, Any],
+        places: Mapping[tuple[str, int], Place],
+        counter: Counter,
+        *,
+        patience: float = _PATIENCE,
+        also: Callable[[Sequence[Any]], None] | None = None,
+    ) -> None:
+        config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+        self._config = {
+            **config,
+            "enable.partition.eof": "true",
+            "enable.auto.commit": "false",
+            "enable.auto.offset.store": "false",
+            "auto.offset.reset": "error",
+            # An aborted record needs no key: no reader ever sees it.
+            "isolation.level": "read_committed",
+        }
+        self._places = places
+        self._counter = counter
+        self._patience = patience
+        self._also = also
+        self._open: dict[tuple[str, int], Place] = {}
+
+    def read(self, stop: threading.Event, each: Callable[[], None]) -> None:
+        """Read until every partition has ended or is given up, or until ``stop`` is set.
+
+        Args:
+            stop: Set it to end after the batch under way.
+            each: Called after every batch.
+
+        Raises:
+            KafkaException: The consumer cannot be made, or failed for good.
+            StreamcryptError: There are too many distinct envelopes.
+        """
+        left = [place for place in self._places.values() if not place.is_read and not place.unread]
+        if not left:
+            return
+        consumer = Consumer(self._config)
+        try:
+            while left and not stop.is_set():
+                wave, left = left[:_PARTITIONS_AT_ONCE], left[_PARTITIONS_AT_ONCE:]
+                if not self._read_wave(consumer, wave, stop, each):
+                    for place in left:
+                        place.unread = SILENCE
+                    return
+        finally:
+            consumer.close()
+
+    def _read_wave(
+        self, consumer: Consumer, wave: Sequence[Place], stop: threading.Event, each: Callable[[], None]
+    ) -> bool:
+        """Read some partitions; False where the cluster fell silent."""
+        self._open = {(place.topic, place.partition): place for place in wave}
+        consumer.assign([TopicPartition(place.topic, place.partition, place.position) for place in wave])
+        waiting = time.monotonic() + self._patience
+        while self._open and not stop.is_set():
+            messages: list[Any] = consumer.consume(_BATCH, _FETCH)
+            for message in self._counter.take(messages):
+                self._event(consumer, message)
+            if self._also is not None:
+                self._also(messages)
+            self._finish_reached(consumer)
+            each()
+            if messages:
+                waiting = time.monotonic() + self._patience
+            elif time.monotonic() > waiting:
+                for place in self._open.values():
+                    place.unread = SILENCE
+                return False
+        return True
+
+    def _finish_reached(self, consumer: Consumer) -> None:
+        if not self._open:
+            return
+        # The position passes control records and aborted ones at the end, which no message shows.
+        for found in consumer.position([TopicPartition(*key) for key in self._open]):
+            place = self._open[found.topic, found.partition]
+            if found.offset >= place.end or place.is_read:
+                self._finish(consumer, place)
+
+    def _finish(self, consumer: Consumer, place: Place) -> None:
+        place.position = max(place.position, place.end)
+        self._close(consumer, place)
+
+    def _close(self, consumer: Consumer, place: Place) -> None:
+        del self._open[place.topic, place.partition]
+        consumer.pause([TopicPartition(place.topic, place.partition)])
+
+    def _event(self, consumer: Consumer, message: Any) -> None:
+        error = message.error()
+        if error.fatal():
+            raise KafkaException(error)
+        place = self._open.get((message.topic(), message.partition()))
+        if place is None or error.code() in _PASSING:
+            return
+        if error.code() == _EOF:
+            self._finish(consumer, place)
+        elif error.code() in _GONE:
+            self._go_on_behind(consumer, place)
+        else:
+            place.unread = str(error.str())
+            self._close(consumer, place)
+
+    def _go_on_behind(self, consumer: Consumer, place: Place) -> None:
+        """Go on where retention left off: the records before are gone for every reader."""
+        where = TopicPartition(place.topic, place.partition)
+        low, _ = consumer.get_watermark_offsets(where, timeout=_TIMEOUT)
+        if low <= place.position:
+            place.unread = f"offset {place.position} could not be fetched"
+            self._close(consumer, place)
+            return
+        place.overtaken, place.position = place.position, low
+        if place.is_read:
+            self._finish(consumer, place)
+            return
+        where.offset = low
+        consumer.incremental_unassign([where])
+        consumer.incremental_assign([where])
