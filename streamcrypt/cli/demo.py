@@ -24,6 +24,7 @@ from streamcrypt.encryptor import header_list
 from streamcrypt.envelope.codec import decode_header
 from streamcrypt.envelope.header import HEADER_NAME, EnvelopeHeader
 from streamcrypt.events import DataKeyMinted, DataKeyOpened, DataKeyRetired, Event, KeyServiceCalled, Observer
+from streamcrypt.sidecar.failures import ConnectionLost
 from streamcrypt.sidecar.loop import Pipeline
 from streamcrypt.sidecar.spec import Mode, PipelineSpec
 from streamcrypt.sidecar.supervisor import PipelineFactory, Supervisor
@@ -39,6 +40,7 @@ _PER_DATA_KEY = 2_000
 _SHOWN = 3
 _PARTITIONS = 4
 _PATIENCE = 60.0
+_FIRST_ANSWER = 5.0
 _DEMO_ALIAS = "alias/streamcrypt-demo"
 _NAMES = ("Amara", "Bo", "Chidi", "Dana", "Emre", "Freya")
 
@@ -126,7 +128,7 @@ def demo(bootstrap: str | None, kms_endpoint: str | None) -> int:
 
 @contextmanager
 def _stage(bootstrap: str | None, kms_endpoint: str | None, observer: Observer) -> Iterator[_Stage]:
-    from confluent_kafka import Producer
+    from confluent_kafka import KafkaException, Producer
     from confluent_kafka.admin import AdminClient
 
     mock: Producer | None = None
@@ -134,11 +136,15 @@ def _stage(bootstrap: str | None, kms_endpoint: str | None, observer: Observer) 
         mock = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock:9092", "log_level": 0})
         brokers = mock.list_topics(timeout=10).brokers.values()
         bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
-    client: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 3}
+    client: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 2}
     suffix = f"{os.getpid()}-{int(time.time())}"
     topics = (f"streamcrypt-demo-{suffix}.payments", f"streamcrypt-demo-{suffix}.payments.encrypted")
     keys = _keys(kms_endpoint, observer)
     admin = AdminClient(client)
+    try:
+        admin.list_topics(timeout=_FIRST_ANSWER)
+    except KafkaException:
+        raise ConnectionLost(f"no answer from {bootstrap}", remedy="Check --bootstrap.") from None
     try:
         key_text = keys.check() if kms_endpoint else "a local key, made for this run"
         _create(admin, topics, mock)
