@@ -32,13 +32,16 @@ venv: $(VENV)/.dev  ## Create .venv with everything for development
 demo: $(VENV)/.run  ## Watch records being sealed, rotated and opened; no Java, no Docker, no account
 	@$(BIN)/streamcrypt demo
 
+# Most tests wait for a broker or a clock: two at a time take half as long. Each worker has a broker of its own.
+WORKERS ?= 2
+
 test: lint  ## Lint, then every test; finds or starts an Apache Kafka
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-fast: $(VENV)/.dev  ## Unit tests, properties and vectors only; no broker
 	@$(BIN)/python -m pytest tests/unit tests/properties tests/vectors -m 'not broker'
 
-chaos: $(VENV)/.dev  ## Kills, outages, poison for about 40 minutes; CHAOS="--seed N --minutes M" repeats or shortens
+chaos: $(VENV)/.dev  ## Kills, outages, poison for about half an hour; CHAOS="--seed N --minutes M" repeats or shortens
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: $(VENV)/.dev  ## Ruff, mypy, import layers, docstrings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from operator import itemgetter
 from typing import NoReturn, Self, cast
@@ -195,11 +196,11 @@ class Decryptor:
         headers: Sequence[HeaderList | None],
         partition: int | None,
     ) -> tuple[list[bytes], list[HeaderList | None]] | None:
-        """Open a block of records of one partition, all or none.
+        """Open a block of records of one partition, or those of them that stand before the first that does not open.
 
         Returns:
-            The plaintexts and the headers without ours, or None where the block has to be opened record by record,
-            so that :meth:`open` says which one fails and why.
+            The plaintexts and the headers without ours, as many as opened; None or none of them where the first has to
+            be opened by itself, so that :meth:`open` says why it fails.
 
         Raises:
             KeyServiceError: The first record's data key could not be had: asking once more would not help.
@@ -215,10 +216,10 @@ class Decryptor:
         try:
             for value, key, pairs in zip(values, keys, headers, strict=True):
                 if value is None or not pairs:
-                    return None
+                    break
                 size += len(value)
                 if size > _MAX_BLOCK_BYTES:
-                    return None
+                    break
                 rest: HeaderList | None = None
                 if len(pairs) == 1 and pairs[0][0] == HEADER_NAME:
                     header = pairs[0][1]
@@ -227,7 +228,7 @@ class Decryptor:
                 # Records of one data key stand together: most are done with one comparison.
                 if header is None or header != last:
                     if header is None or self._self_contained:
-                        return None
+                        break
                     entry = self._entry(header, topic, partition)
                     last, open_, aad_of = header, entry.open, entry.aad
                 plain.append(open_(value[:12], value[12:], aad_of(key, rest)))
@@ -235,9 +236,9 @@ class Decryptor:
         except KeyServiceError:
             if not plain:
                 raise
-            return None
         except (InvalidTag, ValueError, StreamcryptError):
-            return None
+            # The record by itself says why.
+            pass
         return plain, rests
 
     def _open_alike(
@@ -257,13 +258,15 @@ class Decryptor:
             return None
         try:
             entry = self._entry(header, topic, partition)
-            aads = _block_aads(entry.header.bound)(keys, [None] * len(sealed))
-            plain = list(map(entry.open, map(_take_nonce, sealed), map(_drop_nonce, sealed), aads))
         except KeyServiceError:
             raise
-        except (InvalidTag, ValueError, StreamcryptError):
-            # ValueError: a value is shorter than a nonce.
+        except StreamcryptError:
             return None
+        aads = _block_aads(entry.header.bound)(keys, [None] * len(sealed))
+        plain: list[bytes] = []
+        # A list keeps what it was extended by until the record that does not open, or is shorter than a nonce.
+        with suppress(InvalidTag, ValueError):
+            plain.extend(map(entry.open, map(_take_nonce, sealed), map(_drop_nonce, sealed), aads))
         return plain, [None] * len(plain)
 
     def _entry(self, header: bytes, topic: str, partition: int | None) -> CachedDataKey:
@@ -290,7 +293,7 @@ class Decryptor:
         try:
             header = known.header if known is not None else decode_header(header_bytes)
             self._check_policy(header, topic)
-            if self._bounded is None:
+            if self._bounded is None or getattr(self._keys, "answers_at_once", False):
                 return self._obtain(header_bytes, header, topic, partition)
             return self._bounded.run(
                 (header_bytes, topic), lambda: self._obtain(header_bytes, header, topic, partition)

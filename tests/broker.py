@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Broker:
         try:
             ends = {}
             for partition in self.describe(topic).partitions:
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+                low, high = _watermarks(consumer, TopicPartition(topic, partition))
                 if high > low:
                     ends[partition] = (low, high)
             return _read_to(consumer, topic, ends, timeout)
@@ -277,6 +277,20 @@ def properties_of(
         "log.cleaner.dedupe.buffer.size": str(4 * 1024 * 1024),
         "log.cleaner.backoff.ms": "1000",
     } | dict(config or {})
+
+
+def _watermarks(consumer: Consumer, place: TopicPartition, seconds: float = 10.0) -> tuple[int, int]:
+    """Asks again while the leader of a young partition does not know yet that it is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(place, timeout=10)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return low, high
 
 
 def _read_to(consumer: Consumer, topic: str, ends: dict[int, tuple[int, int]], timeout: float) -> list[Message]:

@@ -29,6 +29,7 @@ __all__ = [
     "Event",
     "Sidecar",
     "config_of",
+    "environment",
     "keyring_at",
     "kms_keys",
     "marked",
@@ -56,11 +57,14 @@ _SESSION = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
 
 
 def config_of(bootstrap: str, keys: Mapping[str, Any], *pipelines: Mapping[str, Any], **sections: Any) -> Event:
-    """A whole configuration: a free port, debug lines, and unique names where a pipeline gives none."""
+    """A whole configuration: a free port, debug lines, and unique names where a pipeline gives none.
+
+    Each call makes another member of the group: start a sidecar anew with the same configuration.
+    """
     named = []
     for pipeline in pipelines:
         name = pipeline.get("name") or unique_name("p")
-        named.append({"name": name, "group": unique_name("g"), **pipeline})
+        named.append({"name": name, "group": unique_name("g"), "instance": unique_name("i"), **pipeline})
     return {
         "kafka": {"bootstrap.servers": bootstrap, "consumer": dict(_SESSION)},
         "keys": dict(keys),
@@ -96,7 +100,7 @@ def streamcrypt(
     """Run a command that ends by itself, such as ``check`` or a ``run`` that cannot start."""
     return subprocess.run(
         _command(directory, command, config),
-        env=_environment(env),
+        env=environment(env),
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -125,7 +129,7 @@ class Sidecar:
         self._news = threading.Condition()
         self.process = subprocess.Popen(
             _command(directory, "run", config),
-            env=_environment(env),
+            env=environment(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -263,6 +267,7 @@ def _command(directory: Path, command: str, config: Mapping[str, Any]) -> list[s
     return [sys.executable, "-m", "streamcrypt", command, str(path)]
 
 
-def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a process: this one's without its AWS configuration."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMCRYPT__"))}
     return kept | _ENVIRONMENT | dict(env or {})

@@ -17,6 +17,8 @@ __all__ = ["Plan", "TopicFacts", "ends_now", "make_plan", "starts_now"]
 _TIMEOUT = 10.0
 _INTERNAL = "__"
 UNKNOWN = ""
+# Without annotations in the library.
+_SPEC: Any = OffsetSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,9 @@ def make_plan(admin: AdminClient, topics: Sequence[str] | None) -> Plan:
 
 def _place(admin: AdminClient, plan: Plan, partitions: Sequence[TopicPartition]) -> None:
     # The high watermarks first: a stable offset taken later is below them only where a transaction is open.
-    highs = _offsets(admin, partitions, OffsetSpec.latest(), plan.unreadable)
-    ends = _offsets(admin, partitions, OffsetSpec.latest(), plan.unreadable, committed=True)
-    lows = _offsets(admin, partitions, OffsetSpec.earliest(), plan.unreadable)
+    highs = _offsets(admin, partitions, _SPEC.latest(), plan.unreadable)
+    ends = _offsets(admin, partitions, _SPEC.latest(), plan.unreadable, committed=True)
+    lows = _offsets(admin, partitions, _SPEC.earliest(), plan.unreadable)
     for place in partitions:
         key = (place.topic, place.partition)
         if key in highs and key in ends and key in lows:
@@ -104,18 +106,18 @@ def _place(admin: AdminClient, plan: Plan, partitions: Sequence[TopicPartition])
 
 def ends_now(admin: AdminClient, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
     """Give the high watermark of each partition that answers."""
-    return _offsets(admin, [TopicPartition(*place) for place in places], OffsetSpec.latest(), {})
+    return _offsets(admin, [TopicPartition(*place) for place in places], _SPEC.latest(), {})
 
 
 def starts_now(admin: AdminClient, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
     """Give the first offset that retention has left of each partition that answers."""
-    return _offsets(admin, [TopicPartition(*place) for place in places], OffsetSpec.earliest(), {})
+    return _offsets(admin, [TopicPartition(*place) for place in places], _SPEC.earliest(), {})
 
 
 def _offsets(
     admin: AdminClient,
     partitions: Sequence[TopicPartition],
-    which: OffsetSpec,
+    which: Any,
     unreadable: dict[str, str],
     *,
     committed: bool = False,

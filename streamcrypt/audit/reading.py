@@ -48,6 +48,9 @@ class Reader:
         counter: Counts.
         patience: Seconds without a record after which what is left counts as unread. Default 30.
         also: Called with each batch, counted.
+
+    Raises:
+        KafkaException: librdkafka refuses a property.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Reader:
         also: Callable[[Sequence[Any]], None] | None = None,
     ) -> None:
         config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
-        self._config = {
+        config = {
             **config,
             "enable.partition.eof": "true",
             "enable.auto.commit": "false",
@@ -74,6 +77,7 @@ class Reader:
         self._patience = patience
         self._also = also
         self._open: dict[tuple[str, int], Place] = {}
+        self._consumer = Consumer(config)
 
     def read(self, stop: threading.Event, each: Callable[[], None]) -> None:
         """Read until every partition has ended or is given up, or until ``stop`` is set.
@@ -83,37 +87,34 @@ class Reader:
             each: Called after every batch.
 
         Raises:
-            KafkaException: The consumer cannot be made, or failed for good.
+            KafkaException: The consumer failed for good.
             StreamcryptError: There are too many distinct envelopes.
         """
         left = [place for place in self._places.values() if not place.is_read and not place.unread]
-        if not left:
-            return
-        consumer = Consumer(self._config)
-        try:
-            while left and not stop.is_set():
-                wave, left = left[:_PARTITIONS_AT_ONCE], left[_PARTITIONS_AT_ONCE:]
-                if not self._read_wave(consumer, wave, stop, each):
-                    for place in left:
-                        place.unread = SILENCE
-                    return
-        finally:
-            consumer.close()
+        while left and not stop.is_set():
+            wave, left = left[:_PARTITIONS_AT_ONCE], left[_PARTITIONS_AT_ONCE:]
+            if not self._read_wave(wave, stop, each):
+                for place in left:
+                    place.unread = SILENCE
+                return
 
-    def _read_wave(
-        self, consumer: Consumer, wave: Sequence[Place], stop: threading.Event, each: Callable[[], None]
-    ) -> bool:
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+    def _read_wave(self, wave: Sequence[Place], stop: threading.Event, each: Callable[[], None]) -> bool:
         """Read some partitions; False where the cluster fell silent."""
+        consumer = self._consumer
         self._open = {(place.topic, place.partition): place for place in wave}
         consumer.assign([TopicPartition(place.topic, place.partition, place.position) for place in wave])
         waiting = time.monotonic() + self._patience
         while self._open and not stop.is_set():
             messages: list[Any] = consumer.consume(_BATCH, _FETCH)
             for message in self._counter.take(messages):
-                self._event(consumer, message)
+                self._event(message)
             if self._also is not None:
                 self._also(messages)
-            self._finish_reached(consumer)
+            self._finish_reached()
             each()
             if messages:
                 waiting = time.monotonic() + self._patience
@@ -123,24 +124,24 @@ class Reader:
                 return False
         return True
 
-    def _finish_reached(self, consumer: Consumer) -> None:
+    def _finish_reached(self) -> None:
         if not self._open:
             return
         # The position passes control records and aborted ones at the end, which no message shows.
-        for found in consumer.position([TopicPartition(*key) for key in self._open]):
+        for found in self._consumer.position([TopicPartition(*key) for key in self._open]):
             place = self._open[found.topic, found.partition]
             if found.offset >= place.end or place.is_read:
-                self._finish(consumer, place)
+                self._finish(place)
 
-    def _finish(self, consumer: Consumer, place: Place) -> None:
+    def _finish(self, place: Place) -> None:
         place.position = max(place.position, place.end)
-        self._close(consumer, place)
+        self._leave(place)
 
-    def _close(self, consumer: Consumer, place: Place) -> None:
+    def _leave(self, place: Place) -> None:
         del self._open[place.topic, place.partition]
-        consumer.pause([TopicPartition(place.topic, place.partition)])
+        self._consumer.pause([TopicPartition(place.topic, place.partition)])
 
-    def _event(self, consumer: Consumer, message: Any) -> None:
+    def _event(self, message: Any) -> None:
         error = message.error()
         if error.fatal():
             raise KafkaException(error)
@@ -148,25 +149,25 @@ class Reader:
         if place is None or error.code() in _PASSING:
             return
         if error.code() == _EOF:
-            self._finish(consumer, place)
+            self._finish(place)
         elif error.code() in _GONE:
-            self._go_on_behind(consumer, place)
+            self._go_on_behind(place)
         else:
             place.unread = str(error.str())
-            self._close(consumer, place)
+            self._leave(place)
 
-    def _go_on_behind(self, consumer: Consumer, place: Place) -> None:
+    def _go_on_behind(self, place: Place) -> None:
         """Go on where retention left off: the records before are gone for every reader."""
         where = TopicPartition(place.topic, place.partition)
-        low, _ = consumer.get_watermark_offsets(where, timeout=_TIMEOUT)
+        low, _ = self._consumer.get_watermark_offsets(where, timeout=_TIMEOUT)
         if low <= place.position:
             place.unread = f"offset {place.position} could not be fetched"
-            self._close(consumer, place)
+            self._leave(place)
             return
         place.overtaken, place.position = place.position, low
         if place.is_read:
-            self._finish(consumer, place)
+            self._finish(place)
             return
         where.offset = low
-        consumer.incremental_unassign([where])
-        consumer.incremental_assign([where])
+        self._consumer.incremental_unassign([where])
+        self._consumer.incremental_assign([where])

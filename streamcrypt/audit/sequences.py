@@ -56,8 +56,8 @@ class SequenceCounter:
             offsets.append(message.offset())
             headers.append(found[0])
             values.append(found[1])
-        for key, block in blocks.items():
+        for key, (offsets, headers, values) in blocks.items():
             counts = self._places[key].sequence
-            for finding in self._verifier.check_block(*key, *block):
+            for finding in self._verifier.check_block(*key, offsets, headers, values):
                 if counts is not None and not finding.known:
                     counts[NAMES[finding.kind]] += 1

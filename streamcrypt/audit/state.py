@@ -8,12 +8,12 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from streamcrypt.audit.plan import Plan
-from streamcrypt.audit.tally import HeaderBook, Place, Tally
+from streamcrypt.audit.tally import Envelope, HeaderBook, Place, Tally
 from streamcrypt.errors import ConfigError, EnvelopeError
 
 __all__ = ["StateFile"]
@@ -29,7 +29,8 @@ class StateFile:
 
     Args:
         path: Where it is.
-        every: Seconds between two writes; more where a write takes long. Default 5.
+        every: Seconds between two writes; more where a write takes long. Default 5. The first is due at once, so that a
+            directory that cannot be written to is found out early.
         clock: Returns seconds and only goes forward.
     """
 
@@ -37,7 +38,7 @@ class StateFile:
         self._path = path
         self._every = every
         self._clock = clock
-        self._due = clock() + every
+        self._due = clock()
 
     def restore(self, plan: Plan, book: HeaderBook) -> bool:
         """Put what was counted before into a plan; return whether there was a file.
@@ -55,13 +56,11 @@ class StateFile:
         except UnicodeDecodeError:
             text = ""
         try:
-            tree = json.loads(text)
-            if tree["format"] != _FORMAT:
-                raise ValueError
+            tree = _checked(json.loads(text))
             ids = {str(topic): str(topic_id) for topic, topic_id in tree["topics"].items()}
             envelopes = [book.look_up(base64.b64decode(data, validate=True)) for data in tree["envelopes"]]
-            places = [_read(part, len(envelopes)) for part in tree["places"]]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EnvelopeError):
+            places = [_read(part, envelopes) for part in tree["places"]]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EnvelopeError):
             raise ConfigError(
                 f"{self._path} is no state of an audit", remedy="Name another file, or remove this one to begin anew."
             ) from None
@@ -132,11 +131,16 @@ def _write(place: Place) -> dict[str, Any]:
     }
 
 
-def _read(part: Any, envelopes: int) -> Place:
-    place = Place(str(part["topic"]), int(part["partition"]), **{name: int(part[name]) for name in _COUNTS})
+def _checked(tree: Any) -> Any:
+    if tree["format"] != _FORMAT:
+        raise ValueError
+    return tree
+
+
+def _read(part: Any, envelopes: Sequence[Envelope]) -> Place:
+    counts: Any = {name: int(part[name]) for name in _COUNTS}
+    place = Place(str(part["topic"]), int(part["partition"]), **counts)
     place.faults = {str(kind): [int(count), int(offset)] for kind, (count, offset) in part["faults"].items()}
-    for index, *counts in part["tallies"]:
-        if not 0 <= index < envelopes:
-            raise ValueError
-        place.tallies[index] = Tally(*counts)
+    for index, *tally in part["tallies"]:
+        place.tallies[envelopes[index].index] = Tally(*tally)
     return place

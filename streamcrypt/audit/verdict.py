@@ -122,6 +122,7 @@ def judge(
     unreadable: Mapping[str, str],
     lows: Mapping[tuple[str, int], int],
     now: Mapping[tuple[str, int], int],
+    notes: Sequence[str] = (),
 ) -> Verdict:
     """Answer from what was counted.
 
@@ -133,8 +134,11 @@ def judge(
         unreadable: Topic to why it could not be read.
         lows: (topic, partition) to its first offset at the end of the audit: what lies below is gone.
         now: (topic, partition) to its end at the end of the audit: what came meanwhile was not looked at.
+        notes: What to know besides, one sentence each.
     """
     doubts = [f"{topic}: could not be read: {why}" for topic, why in unreadable.items()]
+    if not places:
+        doubts.append("no partition was read: does this login see the topics?")
     needed: list[str] = []
     needs: dict[int, tuple[Need, str]] = {}
     for place in places:
@@ -144,9 +148,8 @@ def judge(
         for index, tally in place.tallies.items():
             if index not in needs:
                 needs[index] = _need(book.envelopes[index], kek, substitutes)
-            need = needs[index]
-            if need[0] is not Need.NONE and tally.last_offset >= low:
-                by_need.setdefault(need, []).append(tally)
+            if needs[index][0] is not Need.NONE and tally.last_offset >= low:
+                by_need.setdefault(needs[index], []).append(tally)
         for (need, why), tallies in by_need.items():
             span = _span(tallies, low)
             if need is Need.UNKNOWN:
@@ -158,7 +161,7 @@ def judge(
     if not evidence:
         count = sum(place.records for place in places)
         evidence.append(f"{count} records in {len(places)} partitions were read, and none needs the KEK")
-    return Verdict(kek.arn, answer, (*evidence, *_notes(places, now)))
+    return Verdict(kek.arn, answer, (*evidence, *_came_meanwhile(places, now), *notes))
 
 
 def _need(envelope: Envelope, kek: KEKIdentity, substitutes: Substitutes) -> tuple[Need, str]:
@@ -187,7 +190,7 @@ def _span(tallies: Sequence[Tally], low: int) -> str:
     return f"{'up to ' if first < low else ''}{count} records at offsets {max(first, low)} to {last}"
 
 
-def _notes(places: Sequence[Place], now: Mapping[tuple[str, int], int]) -> Iterable[str]:
+def _came_meanwhile(places: Sequence[Place], now: Mapping[tuple[str, int], int]) -> Iterable[str]:
     came = {p.name: n for p in places if (n := now.get((p.topic, p.partition), p.high) - p.high) > 0}
     if came:
         shown = ", ".join(f"{name} {count}" for name, count in list(came.items())[:5])

@@ -95,6 +95,37 @@ def replay(
 
 
 @app.command()
+def audit(
+    config: Config,
+    topics: Annotated[list[str] | None, typer.Argument(metavar="TOPIC", help="The topics to read.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|json|html", help="How it is printed, to standard output.")
+    ] = "table",
+    safe_to_disable: Annotated[
+        str | None,
+        typer.Option(metavar="ARN", help="Ask whether a KEK may be disabled. Exit code: 0 yes, 1 no, 3 undetermined."),
+    ] = None,
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="Count gaps, repeats and disorder by the numbers of the records, too.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All topics that this login may see.")] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep there how far it came; a run after an interruption goes on."),
+    ] = None,
+) -> None:
+    """Say which KEKs the records of topics need, from their headers alone."""
+    with reported():
+        from streamcrypt.cli.audit import AuditRequest, choose_format
+        from streamcrypt.cli.audit import audit as audit_topics
+
+        request = AuditRequest(
+            tuple(dict.fromkeys(topics or ())), everything, choose_format(form), safe_to_disable, sequence, state
+        )
+        raise SystemExit(audit_topics(config, request))
+
+
+@app.command()
 def demo(
     bootstrap: Annotated[
         str | None, typer.Option(metavar="SERVERS", help="Brokers to use. Default: a mock cluster in this process.")

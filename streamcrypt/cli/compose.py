@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import Encryptor
+from streamcrypt.envelope.framing import Tombstones
 from streamcrypt.errors import ConfigError
 from streamcrypt.events import Observer, ignore_events
 from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
@@ -184,7 +185,7 @@ def consumer_config(settings: Settings, pipeline: PipelineSettings) -> dict[str,
         "group.id": pipeline.group,
         "logger": logging.getLogger(CLIENT_LOGGER),
     }
-    if config.get("group.protocol") != "consumer":
+    if str(config.get("group.protocol")).lower() != "consumer":
         config.setdefault("session.timeout.ms", _SESSION_TIMEOUT)
         if pipeline.delivery == "exactly_once":
             # Static membership: a process that comes back within the session finds its partitions again at once.
@@ -229,8 +230,11 @@ def build_letter_encryptor(
 ) -> Encryptor | None:
     """Build what an encrypting pipeline seals its dead letters with; None where it writes none.
 
-    The envelope of a letter always rides in a header and binds the key: the topic is ours, and no sink reads it.
+    The envelope of a letter always rides in a header, and a null value carries its proof: the topic is ours, and no
+    sink reads it. It binds key and origin.
     """
+    from streamcrypt.sidecar.dead_letters import LETTER_BOUND
+
     if pipeline.mode != "encrypt" or not pipeline.dead_letter:
         return None
     return Encryptor(
@@ -238,6 +242,9 @@ def build_letter_encryptor(
         _rotation(settings),
         settings.context,
         suite=pipeline.suite,
+        bound=LETTER_BOUND,
+        tombstones=Tombstones.AUTHENTICATED,
+        topic_names=settings.topic_names,
         observer=observer,
         max_wait=_MAX_WAIT,
     )

@@ -19,6 +19,7 @@ SIDECAR_MODULES = frozenset(
         "prometheus_client",
         "pydantic",
         "pydantic_core",
+        "rich",
         "structlog",
         "typer",
         "yaml",

@@ -19,8 +19,10 @@ from streamcrypt.cli.compose import (
 from streamcrypt.cli.exits import Exit
 from streamcrypt.cli.run import compose, end_on_signals
 from streamcrypt.config import PipelineSettings, Settings, load
+from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.errors import ConfigError
 from streamcrypt.observe.logs import Logs
+from streamcrypt.sidecar.dead_letters import LETTER_BOUND
 from streamcrypt.sidecar.replay import Replay, Replayed
 from streamcrypt.sidecar.topics import is_compacted
 
@@ -62,6 +64,7 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
         # Partitions are taken by name, not by joining a group.
         consumer.pop("group.instance.id", None)
         opener = None
+        letter_provider = provider
         if pipeline.mode == "encrypt":
             letter_provider = build_letter_provider(settings, pipeline, provider, observer)
             opener = build_decryptor(settings, _as_letter(pipeline), letter_provider, observer)
@@ -79,6 +82,8 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
             transform.close()
             if opener is not None:
                 opener.close()
+            if letter_provider is not provider:
+                letter_provider.close()
             provider.close()
     _say(done, dead_letters)
     return Exit.DONE
@@ -93,8 +98,10 @@ def _pipeline(settings: Settings, dead_letters: str) -> PipelineSettings:
 
 
 def _as_letter(pipeline: PipelineSettings) -> PipelineSettings:
-    """Give the settings under which letters are sealed: always in a header, bound to the key alone."""
-    return pipeline.model_copy(update={"bound": ("key",), "framing": "header", "tombstones": "plain"})
+    """Give the settings under which letters are sealed; see :func:`streamcrypt.cli.compose.build_letter_encryptor`."""
+    return pipeline.model_copy(
+        update={"bound": LETTER_BOUND, "framing": Framing.HEADER, "tombstones": Tombstones.AUTHENTICATED}
+    )
 
 
 def _say(done: Replayed, dead_letters: str) -> None:

@@ -137,7 +137,8 @@ def compose(
         return opener, DeadLetters(pipeline.name, topic, None) if topic else None
     letter_provider = build_letter_provider(settings, pipeline, provider, observer)
     sealer = build_letter_encryptor(settings, pipeline, letter_provider, observer)
-    transform = Seal(build_encryptor(settings, pipeline, provider, observer), sealer)
+    own = None if letter_provider is provider else letter_provider
+    transform = Seal(build_encryptor(settings, pipeline, provider, observer), sealer, own)
     if topic is None or sealer is None:
         return transform, None
     return transform, DeadLetters(pipeline.name, topic, sealer.topic(topic))

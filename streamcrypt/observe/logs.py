@@ -24,7 +24,8 @@ LINES: Mapping[type[Event], tuple[str, Level]] = {
     events.DataKeyRetired: ("data_key.retired", "info"),
     events.DataKeyMintFailed: ("data_key.mint_failed", "warning"),
     events.DataKeyOpened: ("data_key.opened", "info"),
-    events.DataKeyRefused: ("data_key.refused", "warning"),
+    # What it means for a record or a partition is told by record.failed and partition.paused.
+    events.DataKeyRefused: ("data_key.refused", "debug"),
     events.DataKeyDropped: ("data_key.dropped", "debug"),
     events.DataKeyGraceBegan: ("data_key.grace_began", "warning"),
     events.DataKeyGraceEnded: ("data_key.grace_ended", "warning"),

@@ -15,13 +15,16 @@ from streamcrypt.encryptor import LANE_UNKNOWN, HeaderList, TopicSealer
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
 from streamcrypt.errors import EnvelopeError, PlaintextRejected, StreamcryptError
 
-__all__ = ["DeadLetters", "Letter", "Origin"]
+__all__ = ["LETTER_BOUND", "DeadLetters", "Letter", "MalformedLetter", "Origin", "without_our_headers"]
 
 _PREFIX = "streamcrypt-dlq-"
 # Our own headers of the record itself, put by under another name: the letter needs the real ones for its own envelope.
 _ORIGINAL = _PREFIX + "original-"
 _OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _REASON_CHARACTERS = 500
+
+LETTER_BOUND = ("key", *(f"header:{_PREFIX}{name}" for name in ("offset", "partition", "pipeline", "topic")))
+"""What a sealed letter binds: nobody can have it replayed to where it does not belong."""
 
 Place = tuple[str, int]
 
@@ -130,7 +133,8 @@ class DeadLetters:
             return Letter(None if isinstance(error, PlaintextRejected) else value, [*own, *about])
         put_by = [(_ORIGINAL + name if name in _OURS else name, content) for name, content in own]
         if value is None:
-            return Letter(None, [*put_by, *about])
+            # With proof: a replay would pass on anybody's deletion otherwise.
+            return Letter(None, self._sealer.seal_tombstone(key, [*put_by, *about], LANE_UNKNOWN) or [])
         sealed, sent = self._sealer.seal_anything(value, key, [*put_by, *about], LANE_UNKNOWN)
         return Letter(sealed, sent)
 

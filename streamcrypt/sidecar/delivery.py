@@ -116,10 +116,10 @@ class Delivery:
             UnitFailed, ConnectionLost, PipelineHalted: As :meth:`raise_failure`.
         """
         if error.code() == KafkaError._STATE or error.txn_requires_abort():  # noqa: SLF001  a public code
-            # Its report may still be on the way.
+            raise self._explained(UnitFailed(error))
+        if error.code() == KafkaError._FATAL:  # noqa: SLF001
+            # It says why to whoever polls.
             self.producer.poll(_FULL_QUEUE_POLL)
-            self.raise_failure()
-            raise UnitFailed(error)
 
     def commit(self, consumer: Consumer, progress: Progress, records: int, seconds: float, *, wait: bool) -> bool:
         """Wait until everything handed over is delivered, then commit ``progress``.
@@ -159,14 +159,28 @@ class Delivery:
         self._note_committed(news, records, started)
         return True
 
-    def give_up(self) -> None:
-        """Drop what is under way since the last commit; some of it may have been delivered all the same."""
-        failure = self._failure
+    def give_up(self, failure: UnitFailed) -> UnitFailed:
+        """Drop what is under way since the last commit; some of it may have been delivered all the same.
+
+        Args:
+            failure: Why, as far as it is known.
+
+        Returns:
+            Why, once all reports are in.
+        """
+        failure = self._explained(failure)
         self.producer.purge()
         self.producer.flush(1.0)
         # What was purged is reported as failed.
         self._failure = self._failed_at = None
-        self._tell_given_up(failure)
+        self._observer(UnitGivenUp(self._pipeline, failure.cause.name(), failure.cause.str()))
+        return failure
+
+    def _explained(self, failure: UnitFailed) -> UnitFailed:
+        """Give the record's refusal that lies behind a failure: a producer says at first that its state is wrong."""
+        if self._failure is not None and is_cause(self._failure) and not blames_record(failure.cause):
+            return UnitFailed(self._failure, self._failed_at)
+        return failure if failure.target else UnitFailed(failure.cause, self._failed_at)
 
     def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Take the broker's answer to a commit that was not waited for; the consumer's ``on_commit`` callback."""
@@ -195,10 +209,6 @@ class Delivery:
     def _note_committed(self, news: Progress, records: int, started: float) -> None:
         self._committed.update(news)
         self._observer(OffsetsCommitted(self._pipeline, len(news), records, time.perf_counter() - started))
-
-    def _tell_given_up(self, failure: KafkaError | None) -> None:
-        name, detail = (failure.name(), failure.str()) if failure is not None else ("", "")
-        self._observer(UnitGivenUp(self._pipeline, name, detail))
 
     def _on_commit_error(self, error: KafkaError) -> None:
         self._observer(CommitFailed(self._pipeline, error.name(), error.str()))

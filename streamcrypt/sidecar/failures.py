@@ -12,6 +12,7 @@ from streamcrypt.sidecar.spec import OnFailure
 from streamcrypt.sidecar.topics import RouteProblem
 
 __all__ = [
+    "ENDING",
     "Backoff",
     "ConnectionLost",
     "PipelineHalted",
@@ -96,6 +97,10 @@ class UnitFailed(Exception):
         super().__init__(cause.str())
         self.cause = cause
         self.target = target
+
+
+ENDING = UnitFailed(KafkaError(KafkaError._DESTROY, "the end came before the commit"))  # noqa: SLF001
+"""Why a unit is given up where nothing is wrong with it."""
 
 
 class ConnectionLost(StreamcryptError):

@@ -26,6 +26,7 @@ from streamcrypt.events import (
 )
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.failures import (
+    ENDING,
     Backoff,
     ConnectionLost,
     StopAsked,
@@ -63,7 +64,7 @@ _JOIN = 2.0
 _FIRST_KEY = 5.0
 _TURN = 1.0
 # As often as this a unit may fail without any commit between, before the clients are made anew.
-_UNITS_GIVEN_UP = 3
+_UNITS_GIVEN_UP = 10
 # In the middle of a rebalance a commit fails again and again, for a moment.
 _BREATH = 0.05
 
@@ -288,7 +289,7 @@ class Pipeline:
         ends = {place: self._ledger.done.get(place, first) for place, first in self._ledger.firsts.items()}
         again = self._ledger.rewind()
         self._passing.passed = self._passed_at_commit
-        self._delivery.give_up()
+        failure = self._delivery.give_up(failure)
         self._transform.lost()
         blamed = blames_record(failure.cause)
         if self._given_up > _UNITS_GIVEN_UP or (operator_must_act(failure.cause) and not blamed):
@@ -331,7 +332,7 @@ class Pipeline:
         if not self._settled:
             # Readers would wait for an open transaction until it times out.
             with suppress(StreamcryptError, KafkaException, UnitFailed):
-                self._delivery.give_up()
+                self._delivery.give_up(ENDING)
         try:
             self._member.close()
             self._delivery.close()

@@ -58,7 +58,7 @@ class Membership:
         self._upheaval = upheaval
         self.consumer = Consumer({**config, "error_cb": self._on_error, "on_commit": on_commit})
         strategy = str(config.get("partition.assignment.strategy", ""))
-        self._incremental = "cooperative" in strategy or config.get("group.protocol") == "consumer"
+        self._incremental = "cooperative" in strategy or str(config.get("group.protocol")).lower() == "consumer"
         self._fatal: KafkaError | None = None
         self.assigned: set[Place] = set()
         self.joined = False

@@ -172,14 +172,15 @@ class Passing:
             work = work_instead or work
             self._ledger.touch(place, messages[0].offset())
             self._delivery.begin()
-            for start in range(0, len(messages), _BLOCK):
+            start = 0
+            while start < len(messages):
                 if start and self._delivery.overdue:
                     # Every record may have cost a call to the key service.
                     self._ledger.passed(place, messages[start - 1].offset() + 1)
                     self._commit()
                     self._ledger.touch(place, messages[start].offset())
                     self._delivery.begin()
-                self._pass_block(place, messages[start : start + _BLOCK], work, target, partition, tally)
+                start += self._pass_block(place, messages[start : start + _BLOCK], work, target, partition, tally)
         except (ConnectionLost, PipelineHalted):
             raise
         except StreamcryptError as error:
@@ -198,16 +199,21 @@ class Passing:
 
     def _pass_block(
         self, place: Place, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, tally: _Tally
-    ) -> None:
+    ) -> int:
+        """Pass a block of records, or as many of its first ones as can be done at once; say how many."""
         # Any: confluent-kafka's stubs want header lists that may hold text, and lists are invariant.
         produce: Any = self._delivery.producer.produce
         values = [message.value() for message in messages]
         keys = [message.key() for message in messages]
         headers = [message.headers() for message in messages]
         transformed = work.block(values, keys, headers)
-        if transformed and self._evidence and self._evidence.look(*place, messages, values, headers):
-            transformed = None
-        if transformed:
+        done = len(transformed[0]) if transformed else 0
+        if done < len(messages) and done:
+            # The next one does not open: those before it go first, and it is then met by itself.
+            messages, values, keys, headers = messages[:done], values[:done], keys[:done], headers[:done]
+        if done and self._evidence and self._evidence.look(*place, messages, values, headers):
+            done = 0
+        if done and transformed:
             sent: Iterator[tuple[bytes | None, Any]] = zip(*transformed, strict=True)
         elif self._evidence:
             sent = self._one_by_one(place, messages, work, self._evidence)
@@ -225,6 +231,7 @@ class Passing:
                 passed += 1
         finally:
             tally.note(values[:passed])
+        return passed
 
     def _one_by_one(
         self, place: Place, messages: Sequence[Any], work: PartitionWork, evidence: Evidence
@@ -293,14 +300,14 @@ class Passing:
         try:
             self._commit()
         except UnitFailed as failure:
-            if not blames_record(failure.cause):
-                raise
             self._ledger.rewind()
             self._ledger.in_hand = True
             self.passed -= records
-            self._delivery.give_up()
+            explained = self._delivery.give_up(failure)
             self._transform.lost()
-            return refused(failure.cause)
+            if not blames_record(explained.cause):
+                raise explained from None
+            return refused(explained.cause)
         return None
 
     # -- what cannot pass ----------------------------------------------------------------------------------------------

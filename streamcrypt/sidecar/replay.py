@@ -22,6 +22,7 @@ from streamcrypt.errors import ConfigError, KeyServiceError, RecordTooLarge, Str
 from streamcrypt.events import Observer
 from streamcrypt.sidecar.dead_letters import DeadLetters, MalformedLetter, Origin, without_our_headers
 from streamcrypt.sidecar.failures import (
+    ENDING,
     ConnectionLost,
     PipelineHalted,
     UnitFailed,
@@ -43,6 +44,7 @@ _TIMEOUT = 10.0
 _PATIENCE = 60.0
 _PARTITION_BY_KEY = -1
 _FEWER = 4
+_TRIES = 5
 
 
 @dataclass(slots=True)
@@ -119,13 +121,13 @@ class Replay:
             ends = self._assign()
             self._until(ends)
         except UnitFailed as failure:
-            self._delivery.give_up()
+            self._delivery.give_up(failure)
             raise ConnectionLost(f"replay of {self._letters.topic!r}: {failure}") from None
         except KafkaException as error:
             raise from_kafka(error, f"replay of {self._letters.topic!r}") from None
         except StreamcryptError:
             with suppress(StreamcryptError, UnitFailed, KafkaException):
-                self._delivery.give_up()
+                self._delivery.give_up(ENDING)
             raise
         finally:
             self._consumer.close()
@@ -181,44 +183,57 @@ class Replay:
 
     def _pass(self, messages: Sequence[Any]) -> None:
         """Replay letters, as many together as go; the one that a broker refuses alone, and it stays."""
-        together = len(messages)
+        together, tries = len(messages), 0
         while messages:
             few = messages[:together]
             before = Replayed(self._done.back, Counter(self._done.kept))
             try:
                 done = self._unit(few)
             except UnitFailed as failure:
-                if not blames_record(failure.cause):
-                    raise
-                self._delivery.give_up()
+                explained = self._delivery.give_up(failure)
                 self._transform.lost()
                 self._done.back, self._done.kept = before.back, before.kept
+                tries += 1
+                if not blames_record(explained.cause):
+                    # librdkafka follows a refusal up with "skipped sequence numbers", which the next abort mends.
+                    if tries > _TRIES:
+                        raise explained from None
+                    continue
                 if len(few) == 1:
-                    self._stays(few[0], refused(failure.cause))
+                    self._stays(few[0], refused(explained.cause))
                     messages = messages[1:]
                 together = max(1, len(few) // _FEWER)
             else:
-                messages = messages[done:]
+                messages, tries = messages[done:], 0
                 together = min(_BATCH, 2 * together)
 
     def _unit(self, messages: Sequence[Any], failure: StreamcryptError | None = None) -> int:
         """Replay letters in one transaction, as far as it may last; say how many that were."""
         ahead: Progress = {}
-        for count, message in enumerate(messages, 1):
+        done = 0
+        for message in messages:
             self._delivery.begin()
             self._replay(message, failure)
             ahead[message.topic(), message.partition()] = message.offset() + 1
+            done += 1
             if self._delivery.overdue:
                 break
-        self._delivery.commit(self._consumer, ahead, count, _TIMEOUT, wait=False)
-        return count
+        self._delivery.commit(self._consumer, ahead, done, _TIMEOUT, wait=False)
+        return done
 
     def _stays(self, message: Any, failure: StreamcryptError) -> None:
-        try:
-            self._unit([message], failure)
-        except UnitFailed as again:
-            at = f"{message.topic()}[{message.partition()}] offset {message.offset()}"
-            raise PipelineHalted(f"the letter at {at} cannot be written again: {again}") from None
+        for _ in range(_TRIES):
+            try:
+                self._unit([message], failure)
+            except UnitFailed as again:
+                explained = self._delivery.give_up(again)
+                self._transform.lost()
+                if blames_record(explained.cause):
+                    at = f"{message.topic()}[{message.partition()}] offset {message.offset()}"
+                    raise PipelineHalted(f"the letter at {at} cannot be written again: {explained}") from None
+            else:
+                return
+        raise ConnectionLost(f"replay of {self._letters.topic!r}: {explained}")
 
     def _reached(self, ends: Progress) -> Progress:
         places = [TopicPartition(*place) for place in ends]
@@ -278,7 +293,7 @@ class Replay:
 
     def _restore(self, value: bytes | None, key: bytes | None, headers: HeaderList) -> tuple[bytes | None, HeaderList]:
         rest: HeaderList | None = headers
-        if self._opener is not None and value is not None:
+        if self._opener is not None:
             value, rest = self._opener.open(self._letters.topic, value, key, headers, None)
         return value, without_our_headers(rest or ())
 

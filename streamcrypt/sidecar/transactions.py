@@ -10,9 +10,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from streamcrypt.events import Observer
+from streamcrypt.events import Observer, UnitGivenUp
 from streamcrypt.sidecar.delivery import Delivery
-from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, from_kafka, is_cause, is_fence
+from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, from_kafka, is_fence
 from streamcrypt.sidecar.ledger import Progress
 
 __all__ = ["Transactions"]
@@ -20,6 +20,10 @@ __all__ = ["Transactions"]
 _OVERDUE = 0.1
 # No call blocks longer, so that the loop shows that it turns.
 _CALL = 1.0
+# A call that takes longer than brokers need to answer this often, a second apart, takes for ever.
+_ANSWERS = 3
+# A call that takes longer than brokers need to answer this often, a second apart, takes for ever.
+_ANSWERS = 3
 _MILLISECONDS = 1000
 
 
@@ -112,20 +116,23 @@ class Transactions(Delivery):
         self._note_committed(news, records, started)
         return True
 
-    def give_up(self) -> None:
-        """Abort the open transaction.
+    def give_up(self, failure: UnitFailed) -> UnitFailed:
+        """Abort the open transaction; see :meth:`Delivery.give_up`.
 
         Raises:
             ConnectionLost, PipelineHalted: The producer is fenced or beyond repair.
         """
         self._raise_stuck()
-        failure = self._failure
-        if self._open:
+        was_open = self._open
+        if was_open:
+            # All reports come in meanwhile: of records that were refused, and of those that were dropped for it.
             self._insist("abort_transaction", self.producer.abort_transaction, self._patience)
             self._open = False
-        # What was purged is reported as failed.
+        failure = self._explained(failure)
         self._failure = self._failed_at = None
-        self._tell_given_up(failure)
+        if was_open:
+            self._observer(UnitGivenUp(self._pipeline, failure.cause.name(), failure.cause.str()))
+        return failure
 
     def close(self) -> None:
         """As :meth:`Delivery.close`; a producer with a call that does not return is left to itself."""
@@ -137,6 +144,12 @@ class Transactions(Delivery):
             raise ConnectionLost(
                 f"pipeline {self._pipeline!r}: send_offsets_to_transaction did not return; going on with a new client"
             )
+
+    def _brokers_answer(self) -> bool:
+        try:
+            return bool(self.producer.list_topics(timeout=_CALL).brokers)
+        except KafkaException:
+            return False
 
     def _bounded(self, call: Callable[[float], Any], patience: float, timeout: float) -> None:
         """Make a call that may never return, and leave it to itself where it does not.
@@ -157,12 +170,13 @@ class Transactions(Delivery):
 
         thread = threading.Thread(target=run, name=f"offsets-{self._pipeline}", daemon=True)
         thread.start()
-        deadline = time.monotonic() + patience
+        deadline, answers = time.monotonic() + patience, 0
         while True:
             thread.join(timeout)
             if not thread.is_alive():
                 break
-            if time.monotonic() > deadline:
+            answers += self._brokers_answer()
+            if answers >= _ANSWERS or time.monotonic() > deadline:
                 self._stuck = True
                 self._raise_stuck()
             self._alive()
@@ -180,9 +194,7 @@ class Transactions(Delivery):
             except KafkaException as error:
                 cause = error.args[0]
                 if not is_fence(cause) and cause.txn_requires_abort():
-                    # The report of the record that was refused knows its place.
-                    known = self._failure is not None and is_cause(self._failure)
-                    raise UnitFailed(self._failure if known and self._failure else cause, self._failed_at) from None
+                    raise self._explained(UnitFailed(cause)) from None
                 if cause.fatal() or not cause.retriable() or time.monotonic() > deadline:
                     raise from_kafka(cause, f"pipeline {self._pipeline!r}: {what}") from None
                 (meanwhile or self._alive)()

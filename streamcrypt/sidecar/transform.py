@@ -9,6 +9,7 @@ from typing import Protocol
 from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList, TopicSealer
+from streamcrypt.keys.provider import KeyProvider
 
 __all__ = ["AS_IT_IS", "Open", "PartitionWork", "Seal", "Transform"]
 
@@ -31,7 +32,13 @@ class PartitionWork(Protocol):
         ...
 
     def block(self, values: Values, keys: Values, headers: HeaderLists) -> tuple[Values, HeaderLists] | None:
-        """Give values and headers of a block to send, or None where it has to be done one by one."""
+        """Give values and headers to send of a block, or of as many of its first records as can be done at once.
+
+        None, or none of them: the block has to be done one by one.
+
+        Raises:
+            KeyServiceError: Nothing of the block can be done now.
+        """
         ...
 
 
@@ -72,13 +79,17 @@ class Seal:
     Args:
         encryptor: Seals records.
         letters: Seals dead letters; kept here so that its keys are dropped with the others.
+        letter_keys: The key service of dead letters, where it is theirs alone: closed with the rest.
     """
 
     growth = NONCE_BYTES + TAG_BYTES
 
-    def __init__(self, encryptor: Encryptor, letters: Encryptor | None = None) -> None:
+    def __init__(
+        self, encryptor: Encryptor, letters: Encryptor | None = None, letter_keys: KeyProvider | None = None
+    ) -> None:
         self._encryptor = encryptor
         self._letters = letters
+        self._letter_keys = letter_keys
 
     def ready(self, target: str) -> None:
         """See :class:`Transform`."""
@@ -102,6 +113,8 @@ class Seal:
         """See :class:`Transform`."""
         for encryptor in filter(None, (self._encryptor, self._letters)):
             encryptor.close()
+        if self._letter_keys is not None:
+            self._letter_keys.close()
 
 
 class Open:

@@ -142,7 +142,7 @@ def test_many_partitions_that_wait_neither_stall_the_loop_nor_multiply_the_calls
 
 
 def test_a_broker_that_restarts_under_load_costs_nothing(broker_factory, tmp_path):
-    """The sidecar goes on by itself; no record is missing and the first appearances keep their order."""
+    """The sidecar goes on by itself; no record is missing, none comes twice, and each partition is in order."""
     broker = broker_factory()
     source, target = (broker.create_topic(partitions=PARTITIONS) for _ in range(2))
     broker.produce(source, _load(range(3_000)))
@@ -155,8 +155,8 @@ def test_a_broker_that_restarts_under_load_costs_nothing(broker_factory, tmp_pat
         assert sidecar.get("/healthz")[0] == 200
         assert sidecar.stop() == 0
     for partition in range(PARTITIONS):
-        seen = dict.fromkeys(int(m.key()) for m in broker.read(target) if m.partition() == partition)
-        assert list(seen) == list(range(partition, 6_000, PARTITIONS))
+        seen = [int(m.key()) for m in broker.read(target) if m.partition() == partition]
+        assert seen == list(range(partition, 6_000, PARTITIONS))
 
 
 @pytest.mark.parametrize("limit", ["topic", "producer"])

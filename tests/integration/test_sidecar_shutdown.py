@@ -87,8 +87,9 @@ def test_a_signal_under_load_ends_it_in_time_and_a_restart_goes_on_exactly_there
     assert _numbers(broker, target) == [list(range(p, load.sent, PARTITIONS)) for p in range(PARTITIONS)]
 
 
-def test_kill_9_under_load_loses_nothing(broker, tmp_path, config):
+def test_kill_9_under_load_loses_nothing_at_least_once(broker, tmp_path, config):
     """The next one begins at the last commit: records may come twice, none is missing, first ones are in order."""
+    config["pipelines"][0]["delivery"] = "at_least_once"
     source, target = _topics(config)
     with _Load(broker, source).running() as load:
         with Sidecar(tmp_path, config) as sidecar:
@@ -143,7 +144,7 @@ def test_a_frozen_or_dead_broker_does_not_keep_it_from_ending(broker_factory, tm
     private = broker_factory()
     source, target = (private.create_topic(partitions=PARTITIONS) for _ in range(2))
     config = config_of(private.bootstrap, keyring_at(tmp_path), {"mode": "encrypt", "from": source, "to": target})
-    config["pipelines"][0]["commit_interval"] = "1h"
+    config["pipelines"][0] |= {"commit_interval": "1h", "delivery": "at_least_once"}
     private.produce(source, [{"key": b"%d" % n, "value": b"v", "partition": n % PARTITIONS} for n in range(300)])
     pid = getattr(private, "pid", None)
     with Sidecar(tmp_path, config) as sidecar:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,10 +56,10 @@ def test_a_block_is_sealed_to_the_same_bytes_as_its_records_one_by_one(
 
 @given(records=records, spoiled=st.none() | st.integers(0, 11), bound=strategies.bound_lists)
 @settings(max_examples=200)
-def test_a_block_opens_as_its_records_would_or_not_at_all(
+def test_a_block_opens_as_its_records_would_up_to_the_first_that_does_not(
     records: list[tuple[bytes, bytes | None, Pairs]], spoiled: int | None, bound: tuple[str, ...]
 ) -> None:
-    """Where every record opens the block gives the same; where one does not the block gives nothing."""
+    """Where every record opens the block gives the same; where one does not it gives those before it."""
     with Encryptor(keys(), bound=bound) as writer, Decryptor(keys(), require_bound=bound) as reader:
         sealed = [writer.topic("t").seal(v, k, h, 1) for v, k, h in records]
         values = [value for value, _ in sealed]
@@ -66,13 +68,11 @@ def test_a_block_opens_as_its_records_would_or_not_at_all(
         if spoiled is not None and spoiled < len(values):
             values[spoiled] = values[spoiled][:-1] + bytes([values[spoiled][-1] ^ 1])
         block = reader.open_block("t", values, record_keys, headers, 0)
-        try:
-            expected = [reader.open("t", v, k, h, 0) for v, k, h in zip(values, record_keys, headers, strict=True)]
-        except StreamcryptError:
-            assert block is None
-        else:
-            assert block is not None
-            assert list(zip(*block, strict=True)) == expected
+        expected = []
+        with suppress(StreamcryptError):
+            expected.extend(reader.open("t", v, k, h, 0) for v, k, h in zip(values, record_keys, headers, strict=True))
+        assert block is not None
+        assert list(zip(*block, strict=True)) == expected
 
 
 def test_a_block_that_crosses_a_limit_is_left_to_its_records() -> None:

@@ -12,9 +12,13 @@ from streamcrypt.sidecar.failures import (
     Backoff,
     ConnectionLost,
     PipelineHalted,
+    RecordRefused,
     Verdict,
+    blames_record,
     from_kafka,
+    is_cause,
     operator_must_act,
+    refused,
     verdict,
 )
 from streamcrypt.sidecar.holds import Hold
@@ -157,3 +161,45 @@ def test_where_some_records_passed_the_pauses_begin_anew():
     assert hold.due - time.monotonic() > 4
     hold.failed_again(_away(), moved=True, others=[hold])
     assert hold.due - time.monotonic() <= 0.1
+
+
+FENCES = [KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.FENCED_INSTANCE_ID]
+
+
+@pytest.mark.parametrize("code", FENCES)
+def test_a_fence_names_both_causes_and_asks_for_new_clients(code):
+    """Nobody can tell from the error whether there is a second process or a transaction that took too long."""
+    lost = from_kafka(KafkaError(code), "commit")
+    assert isinstance(lost, ConnectionLost)
+    assert lost.fatal
+    assert "second process" in str(lost)
+    assert "transaction.timeout.ms" in str(lost)
+
+
+@pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError.NOT_COORDINATOR])
+def test_a_broker_that_is_away_is_no_reason_to_be_called_dead(code):
+    lost = from_kafka(KafkaError(code), "commit")
+    assert isinstance(lost, ConnectionLost)
+    assert not lost.fatal
+
+
+RECORD_CODES = [
+    (KafkaError.MSG_SIZE_TOO_LARGE, errors.RecordTooLarge),
+    (KafkaError.RECORD_LIST_TOO_LARGE, errors.RecordTooLarge),
+    (KafkaError.INVALID_TIMESTAMP, RecordRefused),
+    (KafkaError.INVALID_RECORD, RecordRefused),
+]
+
+
+@pytest.mark.parametrize(("code", "kind"), RECORD_CODES)
+def test_what_a_broker_refuses_for_the_records_sake_is_a_failure_of_the_record(code, kind):
+    assert blames_record(KafkaError(code))
+    failure = refused(KafkaError(code))
+    assert type(failure) is kind
+    assert failure.remedy
+
+
+@pytest.mark.parametrize("code", [KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT])
+def test_what_was_dropped_because_of_a_refusal_is_not_its_cause(code):
+    assert not is_cause(KafkaError(code))
+    assert is_cause(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))

@@ -346,6 +346,14 @@ def test_a_pipeline_that_starts_again_has_its_time(health, clock):
     assert not health.liveness().ok
 
 
+def test_a_pipeline_whose_clients_are_beyond_repair_is_dead_until_it_has_new_ones(health):
+    """Fenced, for example: the probe fails from the event to the new start, and names the reason."""
+    health(events.PipelineRestarting("p", "ConnectionLost", "fenced", 1.0, fatal=True))
+    assert health.liveness().pipelines["p"] == ["starts again: ConnectionLost: fenced"]
+    health(events.PipelineStarting("p", "encrypt", "g"))
+    assert health.liveness().ok
+
+
 # -- http --------------------------------------------------------------------------------------------------------------
 
 
