@@ -346,6 +346,7 @@ def test_both_framings_at_once_are_malformed(header: bytes | None) -> None:
         (FRAMED + b"\x00", AuthenticationFailed),
         (FRAMED[:-1], AuthenticationFailed),
     ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else f"{len(value)} bytes",  # the bytes are random
 )
 def test_a_broken_frame_has_its_own_type(value: bytes, error: type[StreamcryptError]) -> None:
     """spec: 6.3.4"""
