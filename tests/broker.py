@@ -316,7 +316,9 @@ def main() -> int:
     """Runs one broker in the foreground until Ctrl-C or SIGTERM."""
     broker = shared_broker()
     print(broker.bootstrap, flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # SIGINT too: a shell starts background jobs with it ignored.
+        signal.signal(number, signal.default_int_handler)
     try:
         signal.pause()
     except KeyboardInterrupt:
