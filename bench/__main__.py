@@ -21,14 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 import streamcrypt as sc
-from bench.loops import Bench, copy_loop, decrypt_loop, encrypt_loop
+from bench.loops import Bench, copy_loop, decrypt_loop, encrypt_loop, exactly_once_loop
 from bench.wrappers import consume_cost, produce_cost
 from tests.broker import Broker, shared_broker
 
 RESULTS = Path(__file__).parent / "results"
-RECORDS = {100: 300_000, 1024: 200_000, 10_240: 30_000}
+RECORDS = {100: 400_000, 1024: 200_000, 10_240: 30_000}
 PARTITIONS = 4
-ROUNDS = 5
+ROUNDS = 7
+
+LOOPS = {"copy": copy_loop, "encrypt": encrypt_loop, "exactly once": exactly_once_loop, "decrypt": decrypt_loop}
 
 Figures = dict[str, list[float]]
 
@@ -62,9 +64,9 @@ def _measure(broker: Broker, size: int, rounds: int, console: Console) -> dict[s
     encrypt_loop(bench, f"fill-{sealed}", target=sealed)
     figures: Figures = defaultdict(list)
     for number in range(rounds):
-        for name, loop in (("copy", copy_loop), ("encrypt", encrypt_loop), ("decrypt", decrypt_loop)):
+        for name, loop in LOOPS.items():
             console.print(f"{size} B, round {number + 1} of {rounds}: {name} loop", end="\r", highlight=False)
-            rate, cpu = loop(bench, f"{name}-{number}-{target}")
+            rate, cpu = loop(bench, f"{name.replace(' ', '-')}-{number}-{target}")
             figures[f"{name} records/s"].append(rate)
             figures[f"{name} thread us"].append(cpu / records * 1e6)
         _wrappers(bench, keys, values[0], number, figures)
@@ -114,9 +116,10 @@ def _aesgcm(value: bytes) -> float:
 
 def _summary(figures: Figures) -> dict[str, Any]:
     median = {name: statistics.median(values) for name, values in figures.items()}
+    rates = {name: figures[f"{name} records/s"] for name in LOOPS}
     ratios = {
-        "encrypt / copy": [e / c for e, c in zip(figures["encrypt records/s"], figures["copy records/s"], strict=True)],
-        "decrypt / copy": [d / c for d, c in zip(figures["decrypt records/s"], figures["copy records/s"], strict=True)],
+        f"{this} / {that}": [a / b for a, b in zip(rates[this], rates[that], strict=True)]
+        for this, that in (("encrypt", "copy"), ("decrypt", "copy"), ("exactly once", "encrypt"))
     }
     for name in ("produce", "consume"):
         added = zip(figures[f"{name} wrapper us"], figures[f"{name} plain us"], figures["AESGCM us"], strict=True)
@@ -130,7 +133,7 @@ def _summary(figures: Figures) -> dict[str, Any]:
 
 
 def _show(console: Console, measured: dict[int, dict[str, Any]]) -> None:
-    table = Table(title=f"medians, {PARTITIONS} partitions, at least once; [lowest to highest]")
+    table = Table(title=f"medians, {PARTITIONS} partitions; at least once but for 'exactly once'; [lowest to highest]")
     table.add_column("")
     for size in measured:
         table.add_column(f"{size:,} B", justify="right")

@@ -219,7 +219,8 @@ class Pipeline:
 
     def _pass_batch(self) -> None:
         seconds = _FIRST_RECORD_WHILE_HOLDING if self._passing.holds else _FIRST_RECORD
-        batch = deque(runs(self._member.fetch(seconds, self._arrived)))
+        fetched = self._member.fetch(seconds, self._arrived)
+        batch = deque(runs(fetched, self._member.only_topic))
         if self._failed is not None:
             failed, self._failed = self._failed, None
             self._still_in_hand(batch)

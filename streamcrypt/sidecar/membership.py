@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from itertools import groupby, repeat
+from typing import Any, Protocol, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -89,11 +90,17 @@ class Membership:
         arrived()
         messages = [first, *self.consumer.consume(_BATCH - 1, 0)]
         self._raise_fatal()
-        if any(message.error() for message in messages):
+        if any(map(Message.error, messages)):
             for message in messages:
                 self._look_at_error(message)
             return [message for message in messages if message.error() is None]
         return messages
+
+    @property
+    def only_topic(self) -> str | None:
+        """The topic of every partition that is ours, where it is one and the same."""
+        topics = {topic for topic, _ in self.assigned}
+        return topics.pop() if len(topics) == 1 else None
 
     def positions(self) -> Progress:
         """Give the client's positions, where it has any."""
@@ -181,15 +188,17 @@ def _places(partitions: Sequence[TopicPartition]) -> tuple[Place, ...]:
     return tuple((p.topic, p.partition) for p in partitions)
 
 
-def runs(messages: Sequence[Message]) -> Iterator[tuple[Place, Sequence[Message]]]:
-    """Cut a batch where topic or partition changes. librdkafka hands out long runs of one partition."""
+def runs(messages: Sequence[Message], topic: str | None = None) -> Iterator[tuple[Place, Sequence[Message]]]:
+    """Cut a batch where topic or partition changes. librdkafka hands out long runs of one partition.
+
+    Args:
+        messages: The batch.
+        topic: Their topic, where it is known to be one: then it is not asked of each.
+    """
+    partitions = map(Message.partition, messages)
+    places = zip(repeat(topic) if topic is not None else map(Message.topic, messages), partitions, strict=False)
     start = 0
-    topic: str | None = None
-    partition: int | None = None
-    for index, message in enumerate(messages):
-        if message.partition() != partition or message.topic() != topic:
-            if index:
-                yield (str(topic), int(partition or 0)), messages[start:index]
-            start, topic, partition = index, message.topic(), message.partition()
-    if messages:
-        yield (str(topic), int(partition or 0)), messages[start:]
+    for place, run in groupby(places):
+        end = start + len(list(run))
+        yield cast("Place", place), messages[start:end]
+        start = end

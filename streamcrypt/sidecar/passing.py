@@ -8,11 +8,11 @@ Rule 3: nothing waits for the key service while a transaction is open.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from streamcrypt.errors import KeyServiceError, RecordTooLarge, StreamcryptError, again
 from streamcrypt.events import BatchDone, Observer, PartitionPaused, PartitionResumed, PlaintextPassed, RecordFailed
@@ -201,11 +201,9 @@ class Passing:
         self, place: Place, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, tally: _Tally
     ) -> int:
         """Pass a block of records, or as many of its first ones as can be done at once; say how many."""
-        # Any: confluent-kafka's stubs want header lists that may hold text, and lists are invariant.
-        produce: Any = self._delivery.producer.produce
-        values = [message.value() for message in messages]
-        keys = [message.key() for message in messages]
-        headers = [message.headers() for message in messages]
+        values: list[bytes | None] = list(map(Message.value, messages))
+        keys: list[bytes | None] = list(map(Message.key, messages))
+        headers: list[Any] = list(map(Message.headers, messages))
         transformed = work.block(values, keys, headers)
         done = len(transformed[0]) if transformed else 0
         if done < len(messages) and done:
@@ -213,16 +211,20 @@ class Passing:
             messages, values, keys, headers = messages[:done], values[:done], keys[:done], headers[:done]
         if done and self._evidence and self._evidence.look(*place, messages, values, headers):
             done = 0
+        sent: Iterable[tuple[bytes | None, Any]]
         if done and transformed:
-            sent: Iterator[tuple[bytes | None, Any]] = zip(*transformed, strict=True)
+            sent = zip(*transformed, strict=True)
         elif self._evidence:
             sent = self._one_by_one(place, messages, work, self._evidence)
         else:
             sent = map(work.one, values, keys, headers)
+        # Any: confluent-kafka's stubs want header lists that may hold text, and lists are invariant.
+        produce: Any = self._delivery.producer.produce
         passed = 0
         try:
-            for message, key, (value, pairs) in zip(messages, keys, sent, strict=True):
-                kind, timestamp = message.timestamp()
+            for (kind, timestamp), key, (value, pairs) in zip(
+                map(Message.timestamp, messages), keys, sent, strict=True
+            ):
                 sent_at = timestamp if kind else 0
                 try:
                     produce(target, value, key, partition, None, None, sent_at, pairs)
