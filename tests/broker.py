@@ -314,12 +314,12 @@ def _read_to(consumer: Consumer, topic: str, ends: dict[int, tuple[int, int]], t
 
 def main() -> int:
     """Runs one broker in the foreground until Ctrl-C or SIGTERM."""
-    broker = shared_broker()
-    print(broker.bootstrap, flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # SIGINT too: a shell starts background jobs with it ignored.
+        # SIGINT too: a shell starts background jobs with it ignored. Before anybody can know that there is a broker.
         signal.signal(number, signal.default_int_handler)
+    broker = shared_broker()
     try:
+        print(broker.bootstrap, flush=True)
         signal.pause()
     except KeyboardInterrupt:
         return 0
