@@ -80,7 +80,7 @@ class Cutover:
     def admits(self, topic: str, partition: int, offset: int, value: bytes | None, headers: Headers | None) -> bool:
         """Say whether this record passes unchanged: it has no envelope, and stands where it needs none.
 
-        To be asked where opening raised PlaintextRejected: a record that has an envelope is opened wherever it stands.
+        A record that has an envelope is opened wherever it stands.
         """
         return self.passes(topic, partition, offset) and is_bare(value, headers)
 

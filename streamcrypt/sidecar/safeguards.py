@@ -12,7 +12,7 @@ from streamcrypt.encryptor import HeaderList
 from streamcrypt.envelope.sequence import SequenceMode, SequenceVerifier, tell
 from streamcrypt.errors import ConfigError, SequenceViolated
 from streamcrypt.events import KafkaClientError, Observer
-from streamcrypt.sidecar.cutover import Cutover, check_topics, is_bare
+from streamcrypt.sidecar.cutover import Cutover, check_topics
 from streamcrypt.sidecar.dead_letters import DeadLetters
 from streamcrypt.sidecar.failures import from_kafka
 from streamcrypt.sidecar.topics import is_compacted
@@ -111,9 +111,7 @@ class Safeguards:
         if topic not in self.cutover.topics:
             return 0
         for count, message in enumerate(messages):
-            if not self.cutover.passes(topic, partition, message.offset()):
-                return count
-            if not is_bare(message.value(), message.headers()):
+            if not self.cutover.admits(topic, partition, message.offset(), message.value(), message.headers()):
                 return count
         return len(messages)
 
