@@ -165,7 +165,8 @@ class Passing:
     ) -> tuple[int, StreamcryptError | None]:
         """Pass the records of one partition in order; say how many passed, and what stopped the next one."""
         started = time.perf_counter()
-        tally = _Tally(self._transform.growth)
+        # What passes as it is does not grow or shrink.
+        tally = _Tally(0 if work_instead else self._transform.growth)
         failure: StreamcryptError | None = None
         try:
             work, target, partition = self._work_of(place)
