@@ -17,7 +17,7 @@ from streamcrypt.cli.compose import (
     producer_config,
 )
 from streamcrypt.cli.exits import Exit
-from streamcrypt.cli.run import compose, end_on_signals
+from streamcrypt.cli.run import compose, end_on_signals, keep_keys_out_of_core_dumps
 from streamcrypt.config import PipelineSettings, Settings, load
 from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.errors import ConfigError
@@ -47,6 +47,7 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
     """
     settings = load(path)
     pipeline = _pipeline(settings, dead_letters)
+    keep_keys_out_of_core_dumps()
     stop = threading.Event()
     end_on_signals(stop)
     with Logs(settings.log.level, settings.log.format) as logs:

@@ -43,7 +43,7 @@ from streamcrypt.sidecar.transform import Open, Seal, Transform
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["compose", "end_on_signals", "factory", "run"]
+__all__ = ["compose", "end_on_signals", "factory", "keep_keys_out_of_core_dumps", "run"]
 
 
 def run(path: Path) -> int:
@@ -59,7 +59,7 @@ def run(path: Path) -> int:
     """
     threads = set(threading.enumerate())
     settings = load(path)
-    _keep_keys_out_of_core_dumps()
+    keep_keys_out_of_core_dumps()
     stop = threading.Event()
     end_on_signals(stop)
     health, metrics = Health(tuple(p.name for p in settings.pipelines)), Metrics()
@@ -166,5 +166,6 @@ def end_on_signals(stop: threading.Event) -> None:
         signal.signal(number, end)
 
 
-def _keep_keys_out_of_core_dumps() -> None:
+def keep_keys_out_of_core_dumps() -> None:
+    """Have a crash of this process leave no core file, which would hold data keys."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
