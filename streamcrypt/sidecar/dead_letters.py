@@ -2,6 +2,9 @@
 
 A decrypting pipeline's letter carries the record as it stood on the topic, sealed; one that was refused as plaintext
 leaves its coordinates only. An encrypting pipeline's letter is sealed first, under the dead-letter topic's own context.
+
+A letter is as old as its writing: with its record's timestamp, retention would delete the letter of an old record at
+once. The record's own stands in a header, and a replay gives it back.
 """
 
 from __future__ import annotations
@@ -22,8 +25,12 @@ _PREFIX = "streamcrypt-dlq-"
 _ORIGINAL = _PREFIX + "original-"
 _OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _REASON_CHARACTERS = 500
+_NO_SUCH_TIMESTAMP = 2**63
 
-LETTER_BOUND = ("key", *(f"header:{_PREFIX}{name}" for name in ("offset", "partition", "pipeline", "topic")))
+LETTER_BOUND = (
+    "key",
+    *(f"header:{_PREFIX}{name}" for name in ("offset", "partition", "pipeline", "timestamp", "topic")),
+)
 """What a sealed letter binds: nobody can have it replayed to where it does not belong."""
 
 Place = tuple[str, int]
@@ -40,6 +47,7 @@ class Origin:
         offset: The record's offset there.
         kind: The error's class, such as ``AuthenticationFailed``.
         reason: Its text.
+        timestamp: The record's own, in milliseconds since 1970; 0 where it had none.
     """
 
     pipeline: str
@@ -48,6 +56,7 @@ class Origin:
     offset: int
     kind: str
     reason: str
+    timestamp: int = 0
 
     @classmethod
     def read(cls, headers: Sequence[tuple[str, bytes | None]]) -> Origin:
@@ -71,9 +80,16 @@ class Origin:
                 int(found["offset"]),
                 found["class"],
                 found["reason"],
+                _milliseconds(found.get("timestamp", "0")),
             )
         except (KeyError, ValueError):
             raise MalformedLetter("the letter's headers do not tell where it comes from") from None
+
+
+def _milliseconds(text: str) -> int:
+    if not text.isdecimal() or int(text) >= _NO_SUCH_TIMESTAMP:
+        raise ValueError
+    return int(text)
 
 
 class MalformedLetter(EnvelopeError):
@@ -112,6 +128,7 @@ class DeadLetters:
         place: Place,
         offset: int,
         record: tuple[bytes | None, bytes | None, HeaderList | None],
+        timestamp: int,
         error: StreamcryptError,
     ) -> Letter:
         """Make the letter for one record.
@@ -120,13 +137,14 @@ class DeadLetters:
             place: Topic and partition that it was read from.
             offset: Its offset there.
             record: Its value, key and headers.
+            timestamp: Its own, in milliseconds since 1970; 0 where it has none.
             error: Why it cannot pass.
 
         Raises:
             KeyUnavailable, KeyRefused, ConfigError: The letter has to be sealed and no data key is at hand.
         """
         value, key, headers = record
-        about = self._about(place, offset, error)
+        about = self._about(place, offset, timestamp, error)
         own = [pair for pair in headers or () if not pair[0].startswith(_PREFIX)]
         if self._sealer is None:
             # What was refused for want of an envelope may be anybody's plaintext.
@@ -138,7 +156,7 @@ class DeadLetters:
         sealed, sent = self._sealer.seal_anything(value, key, [*put_by, *about], LANE_UNKNOWN)
         return Letter(sealed, sent)
 
-    def _about(self, place: Place, offset: int, error: StreamcryptError) -> HeaderList:
+    def _about(self, place: Place, offset: int, timestamp: int, error: StreamcryptError) -> HeaderList:
         facts: dict[str, Any] = {
             "reason": str(error)[:_REASON_CHARACTERS],
             "class": type(error).__name__,
@@ -148,6 +166,8 @@ class DeadLetters:
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "pipeline": self._pipeline,
         }
+        if timestamp:
+            facts["timestamp"] = timestamp
         return [(_PREFIX + name, str(fact).encode()) for name, fact in facts.items()]
 
 

@@ -39,6 +39,7 @@ __all__ = ["Passing"]
 
 _BLOCK = 250
 _PARTITION_BY_KEY = -1
+_NOW = 0
 # Of records of which a broker refuses one: few enough at first, fewer until the one is alone.
 _SUSPECTS_TOGETHER = 32
 _FEWER = 4
@@ -347,16 +348,15 @@ class Passing:
         if self._letters is None:
             raise self._halted(place, message, "there is no dead-letter topic", "")
         record = (message.value(), message.key(), message.headers())
+        kind, timestamp = message.timestamp()
         self._ledger.touch(place, message.offset())
         try:
-            letter = self._letters.letter(place, message.offset(), record, error)
+            letter = self._letters.letter(place, message.offset(), record, timestamp if kind else 0, error)
         except KeyServiceError:
             raise
         except StreamcryptError as cause:
             raise self._halted(place, message, f"its dead letter cannot be sealed: {cause}", cause.remedy) from None
-        kind, timestamp = message.timestamp()
-        sent_at = timestamp if kind else 0
-        fields: tuple[Any, ...] = (letter.value, message.key(), _PARTITION_BY_KEY, None, None, sent_at, letter.headers)
+        fields: tuple[Any, ...] = (letter.value, message.key(), _PARTITION_BY_KEY, None, None, _NOW, letter.headers)
         produce: Any = self._delivery.producer.produce
         self._delivery.begin()
         try:

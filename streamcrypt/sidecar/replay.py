@@ -43,6 +43,7 @@ _FETCH = 1.0
 _TIMEOUT = 10.0
 _PATIENCE = 60.0
 _PARTITION_BY_KEY = -1
+_NOW = 0
 _FEWER = 4
 _TRIES = 5
 
@@ -245,16 +246,14 @@ class Replay:
 
     def _replay(self, message: Any, refusal: StreamcryptError | None = None) -> None:
         key, headers = message.key(), header_list(message.headers())
-        kind, timestamp = message.timestamp()
-        sent_at = timestamp if kind else 0
         try:
             origin = Origin.read(headers)
         except MalformedLetter:
-            self._keep("malformed", message, headers, sent_at)
+            self._keep("malformed", message, headers)
             return
         why = self._why_not(origin, message.value())
         if why:
-            self._keep(why, message, headers, sent_at)
+            self._keep(why, message, headers)
             return
         place = (origin.topic, origin.partition)
         try:
@@ -262,7 +261,7 @@ class Replay:
         except StreamcryptError as error:
             if isinstance(error, KeyServiceError):
                 raise
-            self._keep(type(error).__name__, message, headers, sent_at)
+            self._keep(type(error).__name__, message, headers)
             return
         target = self._routes.target_of(*place)
         lane = origin.partition if self._spec.keep_partition else None
@@ -270,12 +269,13 @@ class Replay:
             if refusal is not None:
                 raise refusal
             sent, sent_headers = self._transform.work(*place, target, lane).one(value, key, own)
-            self._send(target, sent, key, _PARTITION_BY_KEY if lane is None else lane, sent_at, sent_headers)
+            partition = _PARTITION_BY_KEY if lane is None else lane
+            self._send(target, sent, key, partition, origin.timestamp, sent_headers)
         except (KeyServiceError, ConfigError, ConnectionLost, PipelineHalted):
             raise
         except StreamcryptError as error:
-            letter = self._letters.letter(place, origin.offset, (value, key, own), error)
-            self._send(self._letters.topic, letter.value, key, _PARTITION_BY_KEY, sent_at, letter.headers)
+            letter = self._letters.letter(place, origin.offset, (value, key, own), origin.timestamp, error)
+            self._send(self._letters.topic, letter.value, key, _PARTITION_BY_KEY, _NOW, letter.headers)
             self._done.kept[type(error).__name__] += 1
             return
         self._done.back += 1
@@ -297,8 +297,8 @@ class Replay:
             value, rest = self._opener.open(self._letters.topic, value, key, headers, None)
         return value, without_our_headers(rest or ())
 
-    def _keep(self, why: str, message: Any, headers: HeaderList, sent_at: int) -> None:
-        self._send(self._letters.topic, message.value(), message.key(), _PARTITION_BY_KEY, sent_at, headers)
+    def _keep(self, why: str, message: Any, headers: HeaderList) -> None:
+        self._send(self._letters.topic, message.value(), message.key(), _PARTITION_BY_KEY, _NOW, headers)
         self._done.kept[why] += 1
 
     def _send(
