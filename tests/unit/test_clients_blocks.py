@@ -1,0 +1,89 @@
+"""A batch is opened block by block, and comes out as if each record had been opened by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import KafkaError, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+import streamcrypt as sc
+
+KINDS = ("sealed", "other key", "headers", "tombstone", "proved tombstone", "altered", "plaintext", "short", "error")
+KEYS = sc.LocalKeyProvider.generate()
+SEALERS = (sc.Encryptor(KEYS), sc.Encryptor(KEYS), sc.Encryptor(KEYS, tombstones="authenticated"))
+
+
+def _record(kind: str, number: int) -> dict[str, Any]:
+    value: bytes | None = b"%d" % number
+    headers: Any = [("h", b"v")] if kind == "headers" else None
+    sealer = SEALERS[(kind == "other key") + 2 * (kind == "proved tombstone")]
+    if kind not in ("tombstone", "plaintext"):
+        value, headers = sealer.encrypt("t", None if kind == "proved tombstone" else value, b"k%d" % number, headers)
+    if kind == "altered":
+        value = bytes(len(value or b""))
+    if kind == "short":
+        value = b"short"
+    return {"value": None if kind == "tombstone" else value, "headers": headers}
+
+
+def _message(place: tuple[str, int], number: int, kind: str, record: dict[str, Any]) -> Message:
+    error = KafkaError(KafkaError._PARTITION_EOF) if kind == "error" else None
+    return Message(topic=place[0], partition=place[1], offset=number, key=b"k%d" % number, error=error, **record)
+
+
+def _seen(message: Message) -> tuple[Any, ...]:
+    failure = sc.failure_of(message)
+    return message.offset(), message.value(), message.headers(), type(failure or message.error())
+
+
+def _stored(consumer: sc.DecryptingConsumer) -> dict[Any, int]:
+    consumer._store_done()
+    return {place: stored.offset for place, stored in consumer._stored.items()}
+
+
+def _consumer() -> sc.DecryptingConsumer:
+    decryptor = sc.Decryptor(KEYS)
+    return sc.DecryptingConsumer(
+        {"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0}, decryptor=decryptor
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([("t", 0), ("t", 1), ("u", 0)]), st.sampled_from(KINDS), st.integers(1, 3)),
+        max_size=12,
+    )
+)
+def test_a_batch_opens_as_its_records_do_one_by_one(plan):
+    """Whatever stands beside what, in whichever partition: the same values, headers and failures in the same order."""
+    wanted = [(place, kind) for place, kind, times in plan for _ in range(times)]
+    records = [_record(kind, number) for number, (_, kind) in enumerate(wanted)]
+
+    def batch() -> list[Message]:
+        return [_message(p, n, kind, records[n]) for n, (p, kind) in enumerate(wanted)]
+
+    together, alone = _consumer(), _consumer()
+    found = batch()
+    if not together._open_all(found):
+        found = together._go_on(len(wanted), 0.0, 0.0, lambda _count, _seconds: [])
+    one_by_one: list[Message] = []
+    for message in batch():
+        if alone._open_all([message]):
+            one_by_one.append(message)
+        else:
+            one_by_one += alone._go_on(1, 0.0, 0.0, lambda _count, _seconds: [])
+    assert [_seen(message) for message in found] == [_seen(message) for message in one_by_one]
+    assert _stored(together) == _stored(alone)
+    together.close()
+    alone.close()
+
+
+def test_more_records_than_one_block_open_whole():
+    consumer = _consumer()
+    batch = [_message(("t", 0), n, "sealed", _record("sealed", n)) for n in range(700)]
+    assert consumer._open_all(batch)
+    assert [message.value() for message in batch] == [b"%d" % n for n in range(700)]
+    assert {message.headers() for message in batch} == {None}
+    consumer.close()
