@@ -32,8 +32,8 @@ venv: $(VENV)/.dev  ## Create .venv with everything for development
 demo: $(VENV)/.run  ## Watch records being sealed, rotated and opened; no Java, no Docker, no account
 	@$(BIN)/streamcrypt demo
 
-# Most tests wait for a broker or a clock: two at a time take half as long. Each worker has a broker of its own.
-WORKERS ?= 2
+# Most tests wait for a broker or a clock: three at a time keep two cores busy. Each worker has a broker of its own.
+WORKERS ?= 3
 
 test: lint  ## Lint, then every test; finds or starts an Apache Kafka
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

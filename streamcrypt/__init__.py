@@ -18,6 +18,8 @@ from streamcrypt.errors import (
     ConfigError,
     ContextMismatch,
     EnvelopeError,
+    KeyDisabled,
+    KeyNotMapped,
     KeyRefused,
     KeyServiceError,
     KeyUnavailable,
@@ -33,6 +35,8 @@ from streamcrypt.errors import (
 from streamcrypt.keys.local import LocalKeyProvider
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
+from streamcrypt.keys.tenants import TenantKeys
+from streamcrypt.keys.tenants_mapping import MappedKEK
 
 if TYPE_CHECKING:
     from streamcrypt.clients.consumer import DecryptingConsumer
@@ -53,6 +57,8 @@ __all__ = [
     "Encryptor",
     "EnvelopeError",
     "Framing",
+    "KeyDisabled",
+    "KeyNotMapped",
     "KeyProvider",
     "KeyRefused",
     "KeyServiceError",
@@ -60,12 +66,14 @@ __all__ = [
     "LocalKeyProvider",
     "MalformedEnvelope",
     "MangledEnvelope",
+    "MappedKEK",
     "PlaintextRejected",
     "RecordTooLarge",
     "RotationPolicy",
     "SequenceViolated",
     "StreamcryptError",
     "Suite",
+    "TenantKeys",
     "Tombstones",
     "UnsupportedVersion",
     "UntrustedKey",

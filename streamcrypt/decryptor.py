@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import NoReturn, Self, cast
 
@@ -15,23 +15,35 @@ from streamcrypt.encryptor import HeaderList, HeadersArgument, header_list
 from streamcrypt.envelope.binding import KIND_TOMBSTONE, AADBuilder, aad_builder, block_aad_builder
 from streamcrypt.envelope.codec import decode_header, derivation_info
 from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, choose, split_frame
-from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, EnvelopeHeader, build_bound, build_context
+from streamcrypt.envelope.header import (
+    HEADER_NAME,
+    TOMBSTONE_HEADER_NAME,
+    EncryptedDataKey,
+    EnvelopeHeader,
+    build_bound,
+    build_context,
+)
 from streamcrypt.errors import (
     AuthenticationFailed,
     ConfigError,
     ContextMismatch,
+    KeyDisabled,
+    KeyRefused,
     KeyServiceError,
     KeyUnavailable,
     MalformedEnvelope,
     PlaintextRejected,
     StreamcryptError,
     UntrustedKey,
+    again,
 )
 from streamcrypt.events import DataKeyOpened, DataKeyRefused, Observer, ignore_events
 from streamcrypt.keys.cache import CachedDataKey, DataKeyCache, MissBudget
 from streamcrypt.keys.clock import Clock, boottime
+from streamcrypt.keys.hedging import first_answer
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.keys.rotation import CachePolicy
+from streamcrypt.keys.tenants import TenantKeys
 from streamcrypt.keys.waiting import BoundedWait
 
 __all__ = ["Decryptor"]
@@ -39,6 +51,8 @@ __all__ = ["Decryptor"]
 _MAX_CALLS_PER_MISS = 2
 # A block is opened as a whole before the first record of it is passed on: this bounds what is held twice.
 _MAX_BLOCK_BYTES = 4 * 2**20
+# A block ends early where it took longer: each of its records may have waited for a data key of its own.
+_PATIENCE = 0.25
 # Of what a refused record says of itself: two ARNs of KEKs, not eight times 2,048 characters.
 _SHOWN = 200
 _TOMBSTONE_BYTES = NONCE_BYTES + TAG_BYTES
@@ -54,7 +68,8 @@ class Decryptor:
     """Opens record values, trusting only the KEKs that its key service lists.
 
     Args:
-        keys: The key service; it says which KEKs are trusted.
+        keys: The key service; it says which KEKs are trusted. With :class:`TenantKeys` that depends on what the
+            record's topic, key and headers choose, which must be bound and in its context. spec: 9.3
         cache: How many opened data keys are kept and for how long; default :class:`CachePolicy` ().
         require_context: Pairs that the record's encryption context must hold, besides ``streamcrypt:topic``.
         topic_names: Physical topic to logical topic, for mirrored and renamed topics.
@@ -67,6 +82,8 @@ class Decryptor:
         observer: Told of data keys opened, refused and dropped.
         max_wait: Seconds for which a record waits for a data key, looking up an alias included, before KeyUnavailable
             is raised, while the work goes on; default None: as long as the key service's own timeouts allow.
+        share_data_keys: Whether a header that differs from an opened one in ``keys`` alone opens without a call.
+            Default True; a proof that every wrapped key is good sets False.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -87,12 +104,16 @@ class Decryptor:
         clock: Clock = boottime,
         observer: Observer = ignore_events,
         max_wait: float | None = None,
+        share_data_keys: bool = True,
     ) -> None:
         self._keys = keys
+        self._tenants = keys if isinstance(keys, TenantKeys) else None
+        self._share = share_data_keys
         build_context(dict(require_context or {}), "any")
         self._require_context = frozenset((require_context or {}).items())
         self._topic_names = dict(topic_names or {})
-        self._require_bound = frozenset(build_bound(require_bound))
+        chosen_by = self._tenants.bound if self._tenants is not None else ()
+        self._require_bound = frozenset((*build_bound(require_bound), *chosen_by))
         self._self_contained = choose(Framing, framing, "framing") is Framing.SELF_CONTAINED
         self._plain_tombstones = choose(Tombstones, tombstones, "tombstones") is Tombstones.PLAIN
         self._clock = clock
@@ -133,6 +154,7 @@ class Decryptor:
                 none where tombstones must be authenticated.
             UntrustedKey, ContextMismatch: This reader's policy refuses the envelope.
             AuthenticationFailed: Something was altered, or belongs elsewhere.
+            KeyDisabled: The record's own KEK is disabled or gone, where :class:`TenantKeys` has such records fail.
             KeyUnavailable, KeyRefused: The key service; the record is not at fault.
         """
         plain, rest = self.open(topic, value, key, header_list(headers), partition)
@@ -181,7 +203,7 @@ class Decryptor:
         if header is None or proof is None or len(proof) != _TOMBSTONE_BYTES:
             raise MalformedEnvelope("a null value carries an envelope header, but not the two that prove a tombstone")
         entry = self._entry(header, topic, partition)
-        aad = _tombstone_aad(entry.header.bound)(key, rest)
+        aad = self._held_to(entry.header, _tombstone_aad(entry.header.bound))(key, rest)
         try:
             entry.open(proof[:NONCE_BYTES], proof[NONCE_BYTES:], aad)
         except InvalidTag:
@@ -205,14 +227,15 @@ class Decryptor:
         Raises:
             KeyServiceError: The first record's data key could not be had: asking once more would not help.
         """
-        if headers and headers[0] and len(headers[0]) == 1 and headers.count(headers[0]) == len(headers):
-            return self._open_alike(topic, values, keys, headers[0][0], partition)
+        one = headers[0] if headers and self._tenants is None else None
+        if one and len(one) == 1 and headers.count(one) == len(headers):
+            return self._open_alike(topic, values, keys, one[0], partition)
         plain: list[bytes] = []
         rests: list[HeaderList | None] = []
         last: bytes | None = None
         open_: Callable[[bytes, bytes, bytes], bytes]
         aad_of: AADBuilder
-        size = 0
+        size, end = 0, self._clock() + _PATIENCE
         try:
             for value, key, pairs in zip(values, keys, headers, strict=True):
                 if value is None or not pairs:
@@ -227,7 +250,7 @@ class Decryptor:
                     header, rest = _split(pairs)
                 # Records of one data key stand together: most are done with one comparison.
                 if header is None or header != last:
-                    if header is None or self._self_contained:
+                    if header is None or self._self_contained or (plain and self._clock() > end):
                         break
                     entry = self._entry(header, topic, partition)
                     last, open_, aad_of = header, entry.open, entry.aad
@@ -299,19 +322,41 @@ class Decryptor:
                 (header_bytes, topic), lambda: self._obtain(header_bytes, header, topic, partition)
             )
         except StreamcryptError as error:
+            if self._fails_record(error):
+                self._observer(DataKeyRefused(topic, KeyDisabled.__name__, str(error), record_fault=True))
+                raise KeyDisabled(str(error)) from None
             record_fault = not isinstance(error, (KeyServiceError, ConfigError))
             self._observer(DataKeyRefused(topic, type(error).__name__, str(error), record_fault=record_fault))
             raise
+
+    def _fails_record(self, error: StreamcryptError) -> bool:
+        """Say whether the record's own KEK is disabled, which stops no other record.
+
+        Found here, so that it is neither remembered of the header, since the KEK may be enabled again, nor at the cost
+        of the partition's budget.
+        """
+        is_ours = self._tenants is not None and self._tenants.disabled_fails
+        return is_ours and isinstance(error, KeyRefused) and error.kek_is_disabled
+
+    def _trusted(
+        self, keys: Sequence[EncryptedDataKey], header: EnvelopeHeader
+    ) -> Sequence[tuple[EncryptedDataKey, str]]:
+        if self._tenants is None:
+            return self._keys.trusted(keys)
+        return self._tenants.trusted_for(dict(header.context), keys)
+
+    def _held_to(self, header: EnvelopeHeader, build: AADBuilder) -> AADBuilder:
+        return build if self._tenants is None else self._tenants.holding_to(dict(header.context), build)
 
     def _obtain(self, header_bytes: bytes, header: EnvelopeHeader, topic: str, partition: int | None) -> CachedDataKey:
         """Do what may call the key service: look up who is trusted, and unwrap."""
         # Read before the check: where trust changes meanwhile, the next record is checked again.
         generation = self._keys.trust_generation
-        if not self._keys.trusted(header.keys):
+        if not self._trusted(header.keys, header):
             ids = ", ".join(key.key_id for key in header.keys)
             raise UntrustedKey(f"no trusted KEK among {ids[:_SHOWN]}{'…' if len(ids) > _SHOWN else ''}")
         entry = self._load(header_bytes, header, topic, partition)
-        if not self._keys.trusted((entry.proof,)):
+        if not self._trusted((entry.proof,), header):
             # Another KEK of the header is trusted, but nothing shows that its encrypted data key is this one.
             self._cache.forget(header_bytes, "untrusted")
             entry = self._load(header_bytes, header, topic, partition)
@@ -334,12 +379,14 @@ class Decryptor:
             raise ContextMismatch(
                 f"the envelope does not bind {', '.join(sorted(unbound))}", remedy="See bound and require_bound."
             )
+        if self._tenants is not None:
+            self._tenants.values_in(dict(header.context))
 
     def _unwrap(self, header: EnvelopeHeader, topic: str, partition: int | None, expires: float) -> CachedDataKey:
         info = derivation_info(header.suite, header.context, header.bound, header.content)
         identity = header.commitment + info
-        same = self._cache.same_data_key(identity)
-        if same is not None and self._keys.trusted((same.proof,)):
+        same = self._cache.same_data_key(identity) if self._share else None
+        if same is not None and self._trusted((same.proof,), header):
             self._observer(DataKeyOpened(topic, same.key.id, same.proof.key_id, 0.0, shared=True))
             return CachedDataKey(
                 same.key, header, identity=identity, proof=same.proof, aad=same.aad, expires=same.expires, is_alias=True
@@ -350,28 +397,45 @@ class Decryptor:
                 remedy="Find who writes records with foreign or altered envelopes to this topic.",
             )
         started = time.perf_counter()
-        failure: StreamcryptError | None = None
-        for encrypted, key_id in self._keys.trusted(header.keys)[:_MAX_CALLS_PER_MISS]:
-            try:
-                dek = self._keys.decrypt_data_key(encrypted, key_id, dict(header.context))
-                key = DataKey(dek, header.suite, info, header.commitment)
-            except StreamcryptError as error:
-                # Where one KEK is away and the other refuses, the record may yet open: say that a retry helps.
-                if failure is None or _hope(error) > _hope(failure):
-                    failure = error
-                continue
-            self._observer(DataKeyOpened(topic, key.id, key_id, time.perf_counter() - started, shared=False))
-            return CachedDataKey(
-                key, header, identity=identity, proof=encrypted, aad=aad_builder(header.bound), expires=expires
-            )
-        if failure is None:
+
+        def open_one(encrypted: EncryptedDataKey, key_id: str) -> DataKey:
+            dek = self._keys.decrypt_data_key(encrypted, key_id, dict(header.context))
+            return DataKey(dek, header.suite, info, header.commitment)
+
+        tried = self._trusted(header.keys, header)[:_MAX_CALLS_PER_MISS]
+        if not tried:
             raise UntrustedKey("no trusted KEK among those of the record")
+        outcome = first_answer([partial(open_one, *pair) for pair in tried], discard=DataKey.wipe)
+        for place, key in outcome.answers.items():
+            encrypted, key_id = tried[place]
+            self._observer(DataKeyOpened(topic, key.id, key_id, time.perf_counter() - started, shared=False))
+            aad = self._held_to(header, aad_builder(header.bound))
+            return CachedDataKey(key, header, identity=identity, proof=encrypted, aad=aad, expires=expires)
+        # Where one KEK is away and the other refuses, the record may yet open: say that a retry helps.
+        failure = max(outcome.failures.values(), key=_hope)
         if not _hope(failure):
             self._budget.spend(topic, partition)
-        try:
-            raise failure
-        finally:
-            del failure  # its traceback leads to this frame, and so back to itself
+        raise again(failure)
+
+    def examine(self, header_bytes: bytes, topic: str) -> EnvelopeHeader:
+        """Decode a header and hold it to this reader's policy for a topic; the key service is not asked.
+
+        Raises:
+            MalformedEnvelope, UnsupportedVersion: It is none of this version.
+            ContextMismatch: The policy refuses it.
+        """
+        header = decode_header(header_bytes)
+        self._check_policy(header, topic)
+        return header
+
+    def candidates(self, header: EnvelopeHeader) -> Sequence[tuple[EncryptedDataKey, str]]:
+        """Give the encrypted data keys of a header that may be tried; see :meth:`KeyProvider.trusted`.
+
+        Raises:
+            UntrustedKey, ContextMismatch: The context leads to no KEK.
+            KeyServiceError: Trust is not known.
+        """
+        return self._trusted(header.keys, header)
 
     def ready(self) -> None:
         """Find out which KEKs are trusted, resolving an alias where one is configured.

@@ -12,6 +12,8 @@
     ├── UntrustedKey            the sender's: none of the record's KEKs is trusted here
     ├── ContextMismatch         the sender's: another topic, context or bound list than required
     ├── AuthenticationFailed    someone's tampering, or a wrong key; it never says which
+    ├── KeyNotMapped            the sender's: its topic, header or key leads to no KEK that is mapped
+    ├── KeyDisabled             nobody's: the KEK that the record itself leads to is disabled or gone, others are not
     ├── KeyServiceError         the key service's
     │   ├── KeyUnavailable          timeout, throttling, 5xx: a retry helps
     │   └── KeyRefused              denied, disabled, not found: an operator must act
@@ -32,6 +34,8 @@ __all__ = [
     "ConfigError",
     "ContextMismatch",
     "EnvelopeError",
+    "KeyDisabled",
+    "KeyNotMapped",
     "KeyRefused",
     "KeyServiceError",
     "KeyUnavailable",
@@ -112,6 +116,22 @@ class AuthenticationFailed(StreamcryptError):
     """The record, its header or its data key was altered, or belongs elsewhere. It never says which."""
 
 
+class KeyNotMapped(StreamcryptError):
+    """The record's topic, header or key leads to no KEK that the mapping allows, or is missing, double or malformed."""
+
+    remedy = "If the sender may use a KEK, add its value to keys.mapping; no other KEK is ever taken instead."
+
+
+class KeyDisabled(StreamcryptError):
+    """The KEK that the record itself leads to is disabled, pending deletion or gone; other records are unharmed.
+
+    Raised only where each record has a KEK of its own (:class:`streamcrypt.TenantKeys`) and a disabled one is to fail
+    its records; elsewhere the same answer of the key service is a :class:`KeyRefused`, and records wait.
+    """
+
+    remedy = "If this was not meant, enable the KEK again; its records can then be opened or replayed."
+
+
 class SequenceViolated(StreamcryptError):
     """The record opens, but its number shows that others are missing, or that it was repeated, displaced or moved."""
 
@@ -125,7 +145,10 @@ class KeyServiceError(StreamcryptError):
         operation: The KMS operation, such as ``GenerateDataKey``; empty where none was reached.
         key_id: The KEK's ARN or id; empty where none is known.
         request_id: The KMS request id, to be found in CloudTrail; empty where there was no answer.
+        kek_is_disabled: Whether the KEK itself is disabled, pending deletion or gone, whoever asks.
     """
+
+    kek_is_disabled: bool = False
 
     def __init__(
         self, message: str = "", *, operation: str = "", key_id: str = "", request_id: str = "", remedy: str = ""

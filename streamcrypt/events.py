@@ -14,6 +14,7 @@ __all__ = [
     "BreakerClosed",
     "BreakerOpened",
     "CommitFailed",
+    "DataKeyBudgetSpent",
     "DataKeyDropped",
     "DataKeyGraceBegan",
     "DataKeyGraceEnded",
@@ -22,6 +23,8 @@ __all__ = [
     "DataKeyOpened",
     "DataKeyRefused",
     "DataKeyRetired",
+    "DataKeyRewrapped",
+    "DataKeyWrappedForFewer",
     "DevelopmentKeyInUse",
     "Event",
     "KafkaClientError",
@@ -41,7 +44,11 @@ __all__ = [
     "PipelineStarting",
     "PipelineStopped",
     "PlaintextPassed",
+    "RecordDiffers",
     "RecordFailed",
+    "ReencryptionPlanned",
+    "ReencryptionProgress",
+    "ReencryptionVerified",
     "SequenceFound",
     "SourcesChanged",
     "UnitGivenUp",
@@ -61,11 +68,28 @@ class DataKeyMinted:
 
 
 @dataclass(frozen=True, slots=True)
+class DataKeyWrappedForFewer:
+    """A new data key was wrapped for some of the configured KEKs only, under ``require: any``.
+
+    ``missing``: the KEKs that did not wrap it, and ``errors`` the class name of the error of each, in the same order.
+    Records under it need one of ``key_ids`` until they are rewrapped.
+    """
+
+    topic: str
+    data_key: str
+    key_ids: tuple[str, ...]
+    missing: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DataKeyRetired:
     """A data key seals nothing more.
 
-    ``reason``: messages, bytes, age (the limit that was reached), clock (a clock jumped), closed, or what was given to
-    :meth:`streamcrypt.Encryptor.retire`, such as failure.
+    ``reason``: messages, bytes, age (the limit that was reached), clock (a clock jumped), kek_changed (a new one would
+    be wrapped otherwise: an alias moved, the key material changed, a KEK that was away is back), closed, lru or
+    disabled (where each record has a KEK of its own), or what was given to :meth:`streamcrypt.Encryptor.retire`, such
+    as failure.
     """
 
     topic: str
@@ -80,7 +104,7 @@ class DataKeyRetired:
 class DataKeyGraceBegan:
     """A data key is due and seals on, since the key service is away: for ``seconds``, or so many ``messages`` in all.
 
-    ``reason``: the limit that was reached: messages, bytes, age.
+    ``reason``: why it is due: messages, bytes, age, kek_changed.
     """
 
     topic: str
@@ -117,6 +141,19 @@ class DataKeyMintFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class DataKeyBudgetSpent:
+    """No data key is minted for a KEK that has none at hand: ``per_minute`` were. Told at most once a minute.
+
+    ``records`` were refused for it since it was told last; ``live`` data keys are at hand.
+    """
+
+    topic: str
+    per_minute: int
+    live: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class DataKeyOpened:
     """A reader unwrapped a data key (a cache miss). ``shared``: known already under another header, no call made."""
 
@@ -146,10 +183,23 @@ class DataKeyDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class DataKeyRewrapped:
+    """A data key was wrapped anew: under ``from_key_ids``, as its records say, before, and under ``key_ids`` now."""
+
+    topic: str
+    data_key: str
+    from_key_ids: tuple[str, ...]
+    key_ids: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class KeyServiceCalled:
     """One call to the key service ended. ``outcome`` is ``ok`` or the service's error code.
 
-    ``request_id`` finds the call in CloudTrail, together with ``key_id``, ``key_material_id`` and ``context``.
+    ``request_id`` finds the call in CloudTrail, together with ``key_id``, ``key_material_id`` and ``context``. Of a
+    ReEncrypt these are the KEK and material that wrap from now on; ``source_key_id`` and ``source_key_material_id``
+    those that unwrapped. KMS names no material in answer to Encrypt, nor where a call failed.
     """
 
     operation: str
@@ -160,6 +210,8 @@ class KeyServiceCalled:
     outcome: str
     request_id: str
     seconds: float
+    source_key_id: str = ""
+    source_key_material_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +344,62 @@ class RecordFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReencryptionPlanned:
+    """A job of re-encryption found out what is to be done. ``phase``: copy, verify or nothing; ``offsets`` to cover."""
+
+    pipeline: str
+    source: str
+    target: str
+    how: str
+    phase: str
+    partitions: int
+    offsets: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReencryptionProgress:
+    """How far a job of re-encryption is, in offsets of its source; ``rate`` is offsets a second, lately."""
+
+    pipeline: str
+    phase: str
+    done: int
+    total: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDiffers:
+    """Verification: source and target are not the same there. An offset of -1: the record is on the other side only.
+
+    ``what``: missing, extra, twice, does not open (with the class of the error), or the fields that differ.
+    """
+
+    pipeline: str
+    topic: str
+    partition: int
+    offset: int
+    target: str
+    target_offset: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReencryptionVerified:
+    """Verification has ended. ``compared``: the same on both sides; ``unreadable``: opens on neither.
+
+    ``replaced``: compaction has left the new record alone; ``expired``: retention has taken the source's.
+    """
+
+    pipeline: str
+    passed: bool
+    compared: int
+    unreadable: int
+    replaced: int
+    expired: int
+    differences: int
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceFound:
     """Records are missing, repeated, out of order or moved. ``kind``: gap, repeat, disorder, moved.
 
@@ -406,13 +514,16 @@ class OffsetsCommitted:
 
 Event = (
     DataKeyMinted
+    | DataKeyWrappedForFewer
     | DataKeyRetired
     | DataKeyMintFailed
     | DataKeyOpened
     | DataKeyRefused
     | DataKeyDropped
+    | DataKeyRewrapped
     | DataKeyGraceBegan
     | DataKeyGraceEnded
+    | DataKeyBudgetSpent
     | KeyServiceCalled
     | BreakerOpened
     | BreakerClosed
@@ -435,6 +546,10 @@ Event = (
     | SourcesChanged
     | KafkaClientError
     | CommitFailed
+    | ReencryptionPlanned
+    | ReencryptionProgress
+    | ReencryptionVerified
+    | RecordDiffers
     | SequenceFound
     | PlaintextPassed
     | UnitGivenUp

@@ -64,13 +64,16 @@ class Broker:
     ) -> str:
         """Creates a topic and returns its name once every partition has a leader in the metadata.
 
+        Records of any age stay: a broker looks for old ones every few minutes, and many tests write fixed times.
+
         Args:
             name: the exact name, refused if it exists; by default a name that nobody else uses.
             partitions: number of partitions.
             config: topic configuration, such as ``{"cleanup.policy": "compact"}``.
         """
         name = name or unique_name()
-        [made] = self.admin.create_topics([NewTopic(name, partitions, 1, config=dict(config or {}))]).values()
+        settings = {"retention.ms": "-1", **(config or {})}
+        [made] = self.admin.create_topics([NewTopic(name, partitions, 1, config=settings)]).values()
         made.result(30)
 
         def visible() -> bool:

@@ -18,21 +18,24 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.broker import free_ports, unique_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from streamcrypt.testing import KMSServer
+    from tests.broker import Broker
 
 __all__ = [
     "COMPLAINT",
     "READY",
     "STOPPED",
     "Event",
+    "Load",
     "Sidecar",
     "config_of",
     "environment",
     "keyring_at",
     "kms_keys",
     "marked",
+    "numbers",
     "streamcrypt",
 ]
 
@@ -92,6 +95,55 @@ def kms_keys(kms: KMSServer, key_id: str = "alias/payments") -> dict[str, str]:
 def marked(number: int) -> bytes:
     """A plaintext that is easily found again, in whole or in part."""
     return b"PLAINTEXT-%06d-" % number + b"IBAN DE89370400440532013000"
+
+
+class Load:
+    """Writes records to a topic without a pause, until told to end; their keys are numbers from 0.
+
+    Args:
+        broker: Where the topic is.
+        topic: Written to partition by partition, in turn.
+        partitions: How many it has.
+        burst: Records at once, every 20 ms.
+        size: Bytes of a value.
+
+    Attributes:
+        sent: How many are on the topic.
+    """
+
+    def __init__(self, broker: Broker, topic: str, partitions: int, burst: int = 300, size: int = 1) -> None:
+        self._broker, self._topic, self._partitions = broker, topic, partitions
+        self._burst, self._value = burst, b"v" * size
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.sent = 0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """Write until the block ends."""
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._enough.set()
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._enough.wait(0.02):
+            count = range(self.sent, self.sent + self._burst)
+            self._broker.produce(
+                self._topic,
+                [{"key": b"%d" % n, "value": self._value, "partition": n % self._partitions} for n in count],
+            )
+            self.sent += self._burst
+
+
+def numbers(broker: Broker, topic: str, partitions: int) -> list[list[int]]:
+    """The numbers that stand in the keys of a topic's records, by partition, in order."""
+    found: list[list[int]] = [[] for _ in range(partitions)]
+    for message in broker.read(topic):
+        found[message.partition()].append(int(message.key()))
+    return found
 
 
 def streamcrypt(

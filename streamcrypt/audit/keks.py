@@ -11,16 +11,31 @@ from streamcrypt.errors import ConfigError, KeyRefused
 from streamcrypt.keys.aws_names import parse_key_arn, parse_key_name
 from streamcrypt.keys.provider import KeyProvider
 
-__all__ = ["KEKIdentity", "arn_of"]
+__all__ = ["KEKIdentity", "arn_of", "configured_keks", "kek_identity"]
 
 MAX_LOOKUPS = 100
 _MULTI_REGION = "mrk-"
 
 
-def _identity(arn: str) -> tuple[str, ...]:
-    _, partition, _, region, account, resource = arn.split(":", 5)
-    key_id = resource.removeprefix("key/")
-    return (partition, account, key_id) if key_id.startswith(_MULTI_REGION) else (partition, account, key_id, region)
+def kek_identity(key_id: str) -> tuple[str, ...]:
+    """Give what replicas of one multi-region key have in common; a name that is no key ARN stands for itself."""
+    try:
+        name = parse_key_arn(key_id, "key_id").text
+    except ConfigError:
+        return (key_id,)
+    _, partition, _, region, account, resource = name.split(":", 5)
+    bare = resource.removeprefix("key/")
+    return (partition, account, bare) if bare.startswith(_MULTI_REGION) else (partition, account, bare, region)
+
+
+def configured_keks(provider: KeyProvider) -> tuple[str, ...]:
+    """Give the KEKs that a provider wraps data keys under, as ARNs (or ids of a keyring), most preferred first.
+
+    Raises:
+        ConfigError, KeyServiceError: A name cannot be resolved.
+    """
+    arns: Callable[[], tuple[str, ...]] | None = getattr(provider, "key_arns", None)
+    return arns() if arns is not None else (provider.check(),)
 
 
 def arn_of(provider: KeyProvider) -> str:
@@ -61,7 +76,7 @@ class KEKIdentity:
         if resolve is not None:
             if not parse_key_name(target).is_key_arn:
                 self.arn = resolve(target)
-            self._identity = _identity(self.arn)
+            self._identity = kek_identity(self.arn)
 
     def means(self, key_id: str) -> bool:
         """Say whether a record's key id means the KEK.
@@ -82,10 +97,10 @@ class KEKIdentity:
         except ConfigError:
             return False  # nothing that KMS knows
         if name.is_key_arn:
-            return _identity(key_id) == self._identity
+            return kek_identity(key_id) == self._identity
         if key_id == self.arn.rpartition("/")[2]:
             return True
         self._lookups += 1
         if self._lookups > MAX_LOOKUPS:
             raise KeyRefused(f"more than {MAX_LOOKUPS} key ids of records are no ARNs", operation="DescribeKey")
-        return _identity(self._resolve(key_id)) == self._identity
+        return kek_identity(self._resolve(key_id)) == self._identity

@@ -49,11 +49,13 @@ class Plan:
         topics: In order of name.
         places: Every partition of them, in order.
         unreadable: Topic or partition to why it cannot be read.
+        cluster_id: The cluster's id; empty where it does not tell.
     """
 
     topics: dict[str, TopicFacts] = field(default_factory=dict)
     places: dict[tuple[str, int], Place] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    cluster_id: str = UNKNOWN
 
 
 def make_plan(admin: AdminClient, topics: Sequence[str] | None) -> Plan:
@@ -70,8 +72,8 @@ def make_plan(admin: AdminClient, topics: Sequence[str] | None) -> Plan:
         KafkaException: The cluster does not answer.
         StreamcryptError: A topic that was named does not exist.
     """
-    plan = Plan()
-    found = admin.list_topics(timeout=_TIMEOUT).topics
+    cluster = admin.list_topics(timeout=_TIMEOUT)
+    plan, found = Plan(cluster_id=cluster.cluster_id or UNKNOWN), cluster.topics
     names = sorted(n for n in found if not n.startswith(_INTERNAL)) if topics is None else list(dict.fromkeys(topics))
     partitions: list[TopicPartition] = []
     for name in names:

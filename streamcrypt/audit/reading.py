@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -13,7 +15,8 @@ from streamcrypt.audit.tally import Counter, Place
 
 __all__ = ["Reader"]
 
-_BATCH = 10_000
+# So few that what they are made of stays in the processor's cache.
+_BATCH = 1000
 _FETCH = 0.2
 _TIMEOUT = 10.0
 _PATIENCE = 30.0
@@ -91,12 +94,13 @@ class Reader:
             StreamcryptError: There are too many distinct envelopes.
         """
         left = [place for place in self._places.values() if not place.is_read and not place.unread]
-        while left and not stop.is_set():
-            wave, left = left[:_PARTITIONS_AT_ONCE], left[_PARTITIONS_AT_ONCE:]
-            if not self._read_wave(wave, stop, each):
-                for place in left:
-                    place.unread = SILENCE
-                return
+        with _without_cycle_collection():
+            while left and not stop.is_set():
+                wave, left = left[:_PARTITIONS_AT_ONCE], left[_PARTITIONS_AT_ONCE:]
+                if not self._read_wave(wave, stop, each):
+                    for place in left:
+                        place.unread = SILENCE
+                    return
 
     def close(self) -> None:
         """Close the consumer."""
@@ -171,3 +175,15 @@ class Reader:
         where.offset = low
         self._consumer.incremental_unassign([where])
         self._consumer.incremental_assign([where])
+
+
+@contextmanager
+def _without_cycle_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles among millions of headers, which have none: 40 % of the time went there."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -6,21 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from streamcrypt.audit.keks import KEKIdentity
 from streamcrypt.audit.tally import Envelope, HeaderBook, Place, Tally
-from streamcrypt.crypto.data_key import DataKey
-from streamcrypt.envelope.codec import decode_header, derivation_info
-from streamcrypt.envelope.header import EncryptedDataKey, EnvelopeHeader
-from streamcrypt.errors import AuthenticationFailed, ConfigError, KeyServiceError, KeyUnavailable, UntrustedKey
+from streamcrypt.audit.unwrapping import Opening, Unwrapping, trusted_entries
+from streamcrypt.envelope.codec import decode_header
+from streamcrypt.envelope.header import EnvelopeHeader
+from streamcrypt.errors import ConfigError, KeyServiceError, KeyUnavailable
 from streamcrypt.keys.provider import KeyProvider
 
-__all__ = ["Answer", "Need", "Substitutes", "Verdict", "judge"]
+__all__ = ["Answer", "Need", "Substitutes", "Verdict", "came_meanwhile", "doubts", "judge"]
 
-MAX_UNWRAPS = 10_000
 # A reader makes no more calls than this for one record, in this order of preference.
 _CALLS_PER_HEADER = 2
 
@@ -58,21 +57,25 @@ class Need(StrEnum):
     UNKNOWN = "unknown"
 
 
+_GRAVITY = {Need.NONE: 0, Need.UNKNOWN: 1}
+
+
 class Substitutes:
     """Proves that an envelope opens without the KEK: unwraps another entry and compares the commitment.
 
     As a reader would it tries the first two trusted KEKs of an envelope, and none that is the KEK in question.
 
     Args:
-        keys: The key service, with what readers trust.
-        limit: The most envelopes that are tried. Default 10,000, at about 10 ms each.
+        keys: The key service, with what these readers trust.
+        unwrapping: Asks it; shared where several readers may ask for the same.
+        readers: Who they are, for the evidence; empty where CONFIG does not say.
     """
 
-    def __init__(self, keys: KeyProvider, limit: int = MAX_UNWRAPS) -> None:
+    def __init__(self, keys: KeyProvider, unwrapping: Unwrapping, readers: str = "") -> None:
         self._keys = keys
-        self._left = limit
-        self._limit = limit
+        self._unwrapping = unwrapping
         self._away = ""
+        self.readers = readers
 
     def need(self, header: EnvelopeHeader, kek: KEKIdentity) -> tuple[Need, str]:
         """Say whether records under an envelope that names the KEK need it, and what hinders to tell."""
@@ -81,43 +84,28 @@ class Substitutes:
         if self._away:
             return Need.UNKNOWN, self._away
         try:
-            first = self._keys.trusted(header.keys)[:_CALLS_PER_HEADER]
+            first = trusted_entries(self._keys, header, header.keys)[:_CALLS_PER_HEADER]
         except (KeyServiceError, ConfigError) as error:
-            return self._unknown(error)
+            # An alias that cannot be resolved: asking again for each envelope would each time wait for it.
+            self._away = str(error) if isinstance(error, KeyUnavailable) else ""
+            return Need.UNKNOWN, str(error)
         others = [(key, arn) for key, arn in first if not kek.means(key.key_id) and not kek.means(arn)]
         if not others:
-            return Need.UNTRUSTED, ""
-        if self._left < 1:
-            return Need.UNKNOWN, f"more than {self._limit} envelopes would have to be unwrapped"
-        self._left -= 1
-        return self._try(header, others)
-
-    def _try(self, header: EnvelopeHeader, others: Iterable[tuple[EncryptedDataKey, str]]) -> tuple[Need, str]:
-        info = derivation_info(header.suite, header.context, header.bound, header.content)
-        unknown: tuple[Need, str] | None = None
+            return Need.UNTRUSTED, self.readers
+        unknown = ""
         for encrypted, arn in others:
-            try:
-                dek = self._keys.decrypt_data_key(encrypted, arn, dict(header.context))
-                DataKey(dek, header.suite, info, header.commitment).wipe()
-            except (AuthenticationFailed, UntrustedKey):
-                continue
-            except (KeyServiceError, ConfigError) as error:
-                unknown = self._unknown(error)
-                continue
-            return Need.NONE, ""
-        return unknown or (Need.NO_SUBSTITUTE, "")
-
-    def _unknown(self, error: KeyServiceError | ConfigError) -> tuple[Need, str]:
-        if isinstance(error, KeyUnavailable):
-            self._away = str(error)  # once is enough: thousands of envelopes would each wait for it
-        return Need.UNKNOWN, str(error)
+            attempt = self._unwrapping.attempt(self._keys, header, encrypted, arn)
+            if attempt.opening is Opening.OPENS:
+                return Need.NONE, ""
+            unknown = unknown or attempt.why
+        return (Need.UNKNOWN, unknown) if unknown else (Need.NO_SUBSTITUTE, self.readers)
 
 
 def judge(
     places: Sequence[Place],
     book: HeaderBook,
     kek: KEKIdentity,
-    substitutes: Substitutes,
+    substitutes: Callable[[str], tuple[Substitutes, ...]],
     *,
     unreadable: Mapping[str, str],
     lows: Mapping[tuple[str, int], int],
@@ -130,50 +118,56 @@ def judge(
         places: All partitions of the topics in question.
         book: Their envelopes.
         kek: The KEK in question.
-        substitutes: Proves that envelopes open without it.
+        substitutes: For a topic, who proves that its envelopes open without it: all readers of a topic have to.
         unreadable: Topic to why it could not be read.
         lows: (topic, partition) to its first offset at the end of the audit: what lies below is gone.
         now: (topic, partition) to its end at the end of the audit: what came meanwhile was not looked at.
         notes: What to know besides, one sentence each.
     """
-    doubts = [f"{topic}: could not be read: {why}" for topic, why in unreadable.items()]
+    unsure = [f"{topic}: could not be read: {why}" for topic, why in unreadable.items()]
     if not places:
-        doubts.append("no partition was read: does this login see the topics?")
+        unsure.append("no partition was read: does this login see the topics?")
     needed: list[str] = []
-    needs: dict[int, tuple[Need, str]] = {}
+    needs: dict[tuple[int, tuple[Substitutes, ...]], tuple[Need, str]] = {}
     for place in places:
-        doubts += _doubts(place)
+        proofs = substitutes(place.topic)
+        unsure += doubts(place)
         by_need: dict[tuple[Need, str], list[Tally]] = {}
         low = lows.get((place.topic, place.partition), place.start)
         for index, tally in place.tallies.items():
-            if index not in needs:
-                needs[index] = _need(book.envelopes[index], kek, substitutes)
-            if needs[index][0] is not Need.NONE and tally.last_offset >= low:
-                by_need.setdefault(needs[index], []).append(tally)
-        for (need, why), tallies in by_need.items():
+            need = needs.get((index, proofs))
+            if need is None:
+                need = needs[index, proofs] = _need(book.envelopes[index], kek, proofs)
+            if need[0] is not Need.NONE and tally.last_offset >= low:
+                by_need.setdefault(need, []).append(tally)
+        for (kind, why), tallies in by_need.items():
             span = _span(tallies, low)
-            if need is Need.UNKNOWN:
-                doubts.append(f"{place.name}: {span}: whether they open without the KEK is not known: {why}")
+            if kind is Need.UNKNOWN:
+                unsure.append(f"{place.name}: {span}: whether they open without the KEK is not known: {why}")
             else:
-                needed.append(f"{place.name}: {span} need the KEK: {need}")
-    answer = Answer.NO if needed else Answer.UNDETERMINED if doubts else Answer.YES
-    evidence = [*needed, *doubts]
+                needed.append(f"{place.name}: {span} need the KEK: {kind}{f' ({why})' if why else ''}")
+    answer = Answer.NO if needed else Answer.UNDETERMINED if unsure else Answer.YES
+    evidence = [*needed, *unsure]
     if not evidence:
         count = sum(place.records for place in places)
         evidence.append(f"{count} records in {len(places)} partitions were read, and none needs the KEK")
-    return Verdict(kek.arn, answer, (*evidence, *_came_meanwhile(places, now), *notes))
+    return Verdict(kek.arn, answer, (*evidence, *came_meanwhile(places, now), *notes))
 
 
-def _need(envelope: Envelope, kek: KEKIdentity, substitutes: Substitutes) -> tuple[Need, str]:
+def _need(envelope: Envelope, kek: KEKIdentity, proofs: tuple[Substitutes, ...]) -> tuple[Need, str]:
+    """Give the worst that is true for any reader: that it needs the KEK, then that nobody can tell."""
     try:
         if not any(kek.means(key_id) for key_id in envelope.key_ids):
             return Need.NONE, ""
-        return substitutes.need(decode_header(envelope.data), kek)
+        header = decode_header(envelope.data)
+        found = [proof.need(header, kek) for proof in proofs]
     except (KeyServiceError, ConfigError) as error:
         return Need.UNKNOWN, str(error)
+    return max(found, key=lambda need: _GRAVITY.get(need[0], 2))
 
 
-def _doubts(place: Place) -> Iterable[str]:
+def doubts(place: Place) -> Iterable[str]:
+    """Say what was not read of a partition, one sentence each."""
     if place.unread:
         yield f"{place.name}: read up to offset {place.position} of {place.end} only: {place.unread}"
     if place.high > place.end:
@@ -190,7 +184,8 @@ def _span(tallies: Sequence[Tally], low: int) -> str:
     return f"{'up to ' if first < low else ''}{count} records at offsets {max(first, low)} to {last}"
 
 
-def _came_meanwhile(places: Sequence[Place], now: Mapping[tuple[str, int], int]) -> Iterable[str]:
+def came_meanwhile(places: Sequence[Place], now: Mapping[tuple[str, int], int]) -> Iterable[str]:
+    """Say which partitions have grown since the audit began; ``now`` gives their ends."""
     came = {p.name: n for p in places if (n := now.get((p.topic, p.partition), p.high) - p.high) > 0}
     if came:
         shown = ", ".join(f"{name} {count}" for name, count in list(came.items())[:5])

@@ -60,6 +60,72 @@ def check(config: Config) -> None:
 
 
 @app.command()
+def doctor(
+    config: Config,
+    drill: Annotated[
+        str | None,
+        typer.Option(metavar="REGION", help="Prove instead that the topics open with this AWS region alone."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|json", help="How it is printed, to standard output.")
+    ] = "table",
+    topics: Annotated[
+        list[str] | None,
+        typer.Option("--topic", metavar="T", help="Look at this topic alone; may be given several times."),
+    ] = None,
+    drill_records: Annotated[
+        int, typer.Option(metavar="N", help="Records of each partition that the drill opens at most.")
+    ] = 100,
+) -> None:
+    """Look at keys, permissions, brokers, topics and this host, and say what to do. Nothing is written."""
+    with reported():
+        from streamcrypt.cli.doctor import DoctorRequest
+        from streamcrypt.cli.doctor import doctor as diagnose
+
+        raise SystemExit(diagnose(config, DoctorRequest.read(form, topics or (), drill, drill_records)))
+
+
+keys = typer.Typer(help="Look at the KEKs of a configuration, and rotate them.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.command("list")
+def list_keys(
+    config: Config,
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|json", help="How it is printed, to standard output.")
+    ] = "table",
+) -> None:
+    """Print the KEKs of a configuration, their state, rotation and replicas."""
+    with reported():
+        from streamcrypt.cli.keys import list_keys as print_keys
+
+        raise SystemExit(print_keys(config, form))
+
+
+@keys.command("rotate")
+def rotate_keys(
+    config: Config,
+    automatic: Annotated[bool, typer.Option("--automatic", help="Have KMS rotate by itself from now on.")] = False,
+    period: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="With --automatic: how often, 90 to 2560. Default 365.")
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Rotate on demand, which a key can do 25 times in its life.")
+    ] = False,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="This KEK of the configuration alone, as it is named there.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nobody.")] = False,
+) -> None:
+    """Rotate the key material of the KEKs under which a configuration seals."""
+    with reported():
+        from streamcrypt.cli.keys import RotateRequest, rotate
+
+        raise SystemExit(rotate(config, RotateRequest.read(automatic, now, period, key, yes), typer.confirm))
+
+
+@app.command()
 def cutover(
     config: Config,
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic that a decrypting pipeline reads.")],
@@ -105,6 +171,16 @@ def audit(
         str | None,
         typer.Option(metavar="ARN", help="Ask whether a KEK may be disabled. Exit code: 0 yes, 1 no, 3 undetermined."),
     ] = None,
+    receipt: Annotated[
+        str | None,
+        typer.Option(metavar="ARN", help="Write down what can no longer be read once that KEK is gone."),
+    ] = None,
+    fewer: Annotated[
+        bool, typer.Option("--fewer", help="List records that miss one of the configured KEKs, for a later rewrap.")
+    ] = False,
+    materials: Annotated[
+        bool, typer.Option("--materials", help="Unwrap each data key once to tell the KEK's key material.")
+    ] = False,
     sequence: Annotated[
         bool, typer.Option("--sequence", help="Count gaps, repeats and disorder by the numbers of the records, too.")
     ] = False,
@@ -120,9 +196,138 @@ def audit(
         from streamcrypt.cli.audit import audit as audit_topics
 
         request = AuditRequest(
-            tuple(dict.fromkeys(topics or ())), everything, choose_format(form), safe_to_disable, sequence, state
+            tuple(dict.fromkeys(topics or ())),
+            everything,
+            choose_format(form),
+            safe_to_disable,
+            sequence,
+            state,
+            receipt,
+            fewer,
+            materials,
         )
         raise SystemExit(audit_topics(config, request))
+
+
+@app.command()
+def policy(
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG…", help="One or more configurations; their needs are joined.")
+    ],
+    roles: Annotated[
+        list[str] | None, typer.Option("--role", metavar="ROLE", help="Only this role. May be given several times.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(metavar="iam|key|both", help="Identity policies, key policies, or both.")
+    ] = "both",
+    form: Annotated[str, typer.Option("--format", metavar="json|terraform", help="How they are written.")] = "json",
+    key: Annotated[str | None, typer.Option(metavar="ARN", help="The key policy of this key only.")] = None,
+    key_arns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key-arn", metavar="NAME=ARN", help="What a key_id that is no ARN means, where AWS is not asked."
+        ),
+    ] = None,
+    principals: Annotated[
+        list[str] | None,
+        typer.Option("--principal", metavar="ROLE=ARN", help="Who has a role, or is the keys' administrator."),
+    ] = None,
+    context_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--context-name", metavar="NAME", help="A name that the context of records to open may have besides."
+        ),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no call to AWS.")] = False,
+) -> None:
+    """Print least-privilege IAM and key policies. Exit code 3: printed, but a value is not known."""
+    with reported():
+        from streamcrypt.cli.policy import policy as print_policy
+        from streamcrypt.cli.policy import read_request
+
+        request = read_request(roles, kind, form, key, key_arns, principals, context_names, offline=offline)
+        raise SystemExit(print_policy(configs, request))
+
+
+@app.command()
+def cost(
+    config: Config,
+    rate: Annotated[float, typer.Option(metavar="RECORDS/S", help="Over all topics.")] = 1000.0,
+    size: Annotated[str, typer.Option(metavar="BYTES", help="Of a value, such as 1KiB.")] = "1KiB",
+    topics: Annotated[int | None, typer.Option(help="Topics sealed. Default: as the pipelines name them.")] = None,
+    partitions: Annotated[int, typer.Option(help="Of a topic.")] = 6,
+    instances: Annotated[int, typer.Option(help="Containers that seal, each with the configured workers.")] = 1,
+    readers: Annotated[int, typer.Option(help="Processes that open.")] = 1,
+    tenants: Annotated[
+        int | None, typer.Option(help="KEKs that a topic's records are spread over. Default: as mapped.")
+    ] = None,
+    retention: Annotated[str, typer.Option(metavar="DURATION", help="How long records are kept.")] = "7d",
+    latency: Annotated[str, typer.Option(metavar="DURATION", help="Of a call to KMS.")] = "20ms",
+    price: Annotated[float, typer.Option(metavar="USD", help="Of 10,000 requests.")] = 0.03,
+    key_price: Annotated[float, typer.Option(metavar="USD", help="Of a key a month, and of a rotation.")] = 1.0,
+    free: Annotated[int, typer.Option(metavar="REQUESTS", help="Requests a month that cost nothing.")] = 20_000,
+    quota: Annotated[
+        int | None, typer.Option(metavar="REQUESTS/S", help="Of each region. Default: AWS's default for the region.")
+    ] = None,
+    rotations: Annotated[int, typer.Option(help="How often each KEK was rotated.")] = 0,
+    form: Annotated[str, typer.Option("--format", metavar="table|json", help="How it is printed.")] = "table",
+) -> None:
+    """Estimate calls to KMS, money, quota and bytes, and what a cold replay takes."""
+    with reported():
+        from streamcrypt.cli.cost import CostRequest
+        from streamcrypt.cli.cost import cost as print_cost
+        from streamcrypt.cost.prices import Prices
+        from streamcrypt.keys.rotation import parse_duration, parse_size
+
+        request = CostRequest(
+            rate=rate,
+            size=parse_size(size),
+            topics=topics,
+            partitions=partitions,
+            instances=instances,
+            readers=readers,
+            tenants=tenants,
+            retention=parse_duration(retention),
+            latency=parse_duration(latency),
+            prices=Prices(price, key_price, key_price, free),
+            quota=quota,
+            rotations=rotations,
+            form=form,
+        )
+        raise SystemExit(print_cost(config, request))
+
+
+@app.command()
+def reencrypt(
+    config: Config,
+    source: Annotated[str, typer.Option("--from", metavar="TOPIC", help="The topic to read.")],
+    target: Annotated[str, typer.Option("--to", metavar="TOPIC", help="The topic to write.")],
+    rewrap: Annotated[
+        bool, typer.Option("--rewrap", help="Data keys go under the new KEK; values stay as they are.")
+    ] = False,
+    reseal: Annotated[bool, typer.Option("--reseal", help="Open and seal anew, under new data keys.")] = False,
+    to_key: Annotated[
+        str | None, typer.Option(metavar="ARN", help="The KEK to go to. Default: those of the configuration.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option(metavar="N/s", help="The most records a second.")] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Rewrite a compacted topic onto itself: every writer is stopped.")
+    ] = False,
+    verify_only: Annotated[
+        bool, typer.Option("--verify-only", help="Write nothing: compare both topics as they are.")
+    ] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Log lines instead of a progress bar.")] = False,
+) -> None:
+    """Put the records of a topic under other KEKs, exactly once, and verify that they are."""
+    with reported():
+        from streamcrypt.cli.reencrypt import reencrypt as reencrypt_topic
+        from streamcrypt.cli.reencrypt_request import ReencryptRequest, choose_way, read_rate
+
+        how = choose_way(rewrap=rewrap, reseal=reseal)
+        request = ReencryptRequest(
+            source, target, how, to_key, read_rate(rate), in_place, verify_only, bar=not no_progress
+        )
+        raise SystemExit(reencrypt_topic(config, request))
 
 
 @app.command()

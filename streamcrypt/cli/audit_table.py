@@ -13,10 +13,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from streamcrypt.audit.materials import by_material
 from streamcrypt.audit.plan import Plan
-from streamcrypt.audit.report import by_key, rfc3339
+from streamcrypt.audit.receipt_text import receipt_lines
+from streamcrypt.audit.report import Findings, by_key, rfc3339
+from streamcrypt.audit.shortfall import shortfalls
 from streamcrypt.audit.tally import HeaderBook, Place
-from streamcrypt.audit.verdict import Answer, Verdict
+from streamcrypt.audit.verdict import Answer
 
 __all__ = ["progress_of", "show_table"]
 
@@ -62,12 +65,23 @@ def _done(places: Sequence[Place]) -> int:
     return sum(min(place.position, place.end) - place.start for place in places)
 
 
-def show_table(plan: Plan, book: HeaderBook, verdict: Verdict | None) -> None:
-    """Print what was counted to standard output; wide enough that a key ARN stays whole where it goes to a file."""
+def show_table(plan: Plan, book: HeaderBook, findings: Findings) -> None:
+    """Print what was counted to standard output; wide enough that a key ARN stays whole where it goes to a file.
+
+    Asked for a receipt, the receipt alone: it is a document of its own.
+    """
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    if findings.receipt is not None:
+        for line in receipt_lines(findings.receipt):
+            console.print(Text(line), soft_wrap=True)
+        return
     for topic, facts in plan.topics.items():
         places = [place for place in plan.places.values() if place.topic == topic]
-        console.print(_table(topic, facts.cleanup_policy, places, book))
+        console.print(_table(topic, facts.cleanup_policy, places, book, findings))
+    if findings.configured is not None:
+        for line in _shortfall_lines(plan, book, findings.configured):
+            console.print(Text(line), soft_wrap=True)
+    verdict = findings.verdict
     if verdict is not None:
         style = _STYLES[verdict.answer]
         console.print(
@@ -77,7 +91,15 @@ def show_table(plan: Plan, book: HeaderBook, verdict: Verdict | None) -> None:
             console.print(Text(f"  {line}"), soft_wrap=True)
 
 
-def _table(topic: str, policy: str, places: Sequence[Place], book: HeaderBook) -> Table:
+def _shortfall_lines(plan: Plan, book: HeaderBook, configured: Sequence[str]) -> Iterator[str]:
+    found = [(place, short) for place in plan.places.values() for short in shortfalls(place, book, configured)]
+    yield f"records that miss a configured KEK: {sum(short.records for _, short in found)}"
+    for place, short in found:
+        span = f"{short.records} records at offsets {short.first_offset} to {short.last_offset}"
+        yield f"  {place.name}: {span}, {short.data_keys} data keys: not wrapped for {', '.join(short.missing)}"
+
+
+def _table(topic: str, policy: str, places: Sequence[Place], book: HeaderBook, findings: Findings) -> Table:
     title = Text(f"{topic} ({policy})" if policy else topic)
     table = Table(title=title, title_justify="left")
     for head in ("partition", "records", "data keys"):
@@ -93,6 +115,10 @@ def _table(topic: str, policy: str, places: Sequence[Place], book: HeaderBook) -
             ends = [(first.first_offset, first.first_time), (last.last_offset, last.last_time)]
             spans = [f"{offset} {rfc3339(time_) or ''}".strip() for offset, time_ in ends]
             table.add_row("", str(count.records), str(count.data_keys), Text(count.key_id), *spans)
+            if findings.materials is not None:
+                for found in by_material(place, book, count.key_id, findings.materials):
+                    text = Text(f"  key material {found.material or 'unknown'}")
+                    table.add_row("", str(found.records), str(found.data_keys), text, "", "", style="dim")
     return table
 
 

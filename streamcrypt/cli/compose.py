@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import Encryptor
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from streamcrypt.config import KeysSettings, PipelineSettings, Settings
     from streamcrypt.keys.provider import KeyProvider
+    from streamcrypt.keys.tenants import KEKFamily, TenantKeys
 
 __all__ = [
     "CLIENT_LOGGER",
+    "MAX_WAIT",
     "admin_config",
     "build_decryptor",
     "build_encryptor",
@@ -37,7 +39,7 @@ CLIENT_LOGGER = "librdkafka"
 """Name of the logger that librdkafka writes to."""
 
 # A loop also serves its consumer group and its end: past this a record waits in hand instead, its partition paused.
-_MAX_WAIT = 0.5
+MAX_WAIT = 0.5
 _CONSUMER_DEFAULTS = {
     # Once the prefetch queue is full librdkafka sleeps this long; its default of 1000 ms makes a fast loop three
     # times slower (115,000 to 390,000 records/s of 1 KB).
@@ -114,15 +116,21 @@ def build_provider(
     Raises:
         ConfigError: A keyring cannot be read, or the settings contradict each other.
     """
+    if keys.template is not None:
+        return _tenant_keys(keys, observer)
     if keys.provider == "local":
         from streamcrypt.keys.local import LocalKeyProvider
 
-        return LocalKeyProvider.from_file(keys.keyring or "", observer=observer)
+        # A file cannot set key_id here; --to-key does.
+        primary = next(iter(keys.key_id or ()), None)
+        return LocalKeyProvider.from_file(keys.keyring or "", primary=primary, observer=observer)
     from streamcrypt.keys.aws_kms import AWSKMSKeyProvider
 
     return AWSKMSKeyProvider(
         keys.key_id or (),
         region=keys.region,
+        regions=keys.regions,
+        require=keys.require or "all",
         endpoint_url=keys.endpoint_url,
         insecure_endpoint=keys.insecure_endpoint,
         trusted_keys=keys.trusted_keys if trusted_keys is None else trusted_keys,
@@ -130,10 +138,40 @@ def build_provider(
     )
 
 
+def _tenant_keys(keys: KeysSettings, observer: Observer) -> TenantKeys:
+    """Build the key service of a template: the connections are those of its first KEK."""
+    from streamcrypt.keys.tenants import DEFAULT_MAX_LIVE, DEFAULT_NEW_KEYS_PER_MINUTE, TenantKeys
+
+    # A keyring's own primary is what seals dead letters.
+    names = None if keys.provider == "local" else keys.kek_names[:1]
+    family = build_provider(keys.model_copy(update={"key_id": names}), observer, trusted_keys=())
+    return TenantKeys(
+        cast("KEKFamily", family),
+        keys.key_id or (),
+        keys.mapping or {},
+        max_live=keys.max_live or DEFAULT_MAX_LIVE,
+        new_keys_per_minute=keys.new_keys_per_minute or DEFAULT_NEW_KEYS_PER_MINUTE,
+        disabled=keys.disabled or "fail",
+    )
+
+
 def build_encryptor(
-    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer = ignore_events
+    settings: Settings,
+    pipeline: PipelineSettings,
+    provider: KeyProvider,
+    observer: Observer = ignore_events,
+    *,
+    max_wait: float | None = MAX_WAIT,
 ) -> Encryptor:
     """Build what an encrypting pipeline seals with.
+
+    Args:
+        settings: The configuration.
+        pipeline: The pipeline.
+        provider: The key service.
+        observer: Told of data keys.
+        max_wait: Seconds for which a record waits for its data key; None, for a job that has nothing else to do: as
+            long as the key service may take.
 
     Raises:
         ConfigError: The installed cryptography library cannot do the suite.
@@ -148,7 +186,7 @@ def build_encryptor(
         tombstones=pipeline.tombstones,
         topic_names=settings.topic_names,
         observer=observer,
-        max_wait=_MAX_WAIT,
+        max_wait=max_wait,
     )
 
 
@@ -158,9 +196,14 @@ def _rotation(settings: Settings) -> RotationPolicy:
 
 
 def build_decryptor(
-    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer = ignore_events
+    settings: Settings,
+    pipeline: PipelineSettings,
+    provider: KeyProvider,
+    observer: Observer = ignore_events,
+    *,
+    max_wait: float | None = MAX_WAIT,
 ) -> Decryptor:
-    """Build what a decrypting pipeline opens with."""
+    """Build what a decrypting pipeline opens with. Arguments as for :func:`build_encryptor`."""
     return Decryptor(
         provider,
         CachePolicy(settings.cache.max_entries, settings.cache.ttl),
@@ -170,7 +213,7 @@ def build_decryptor(
         framing=pipeline.framing,
         tombstones=pipeline.tombstones,
         observer=observer,
-        max_wait=_MAX_WAIT,
+        max_wait=max_wait,
     )
 
 
@@ -206,7 +249,7 @@ def producer_config(settings: Settings, pipeline: PipelineSettings) -> dict[str,
     }
     return {
         **_PRODUCER_DEFAULTS,
-        **(_SEALING_DEFAULTS if pipeline.mode == "encrypt" else {}),
+        **(_SEALING_DEFAULTS if pipeline.mode != "decrypt" else {}),
         "client.id": f"streamcrypt-{pipeline.name}-{pipeline.instance}",
         **settings.kafka.properties,
         **settings.kafka.producer,
@@ -221,12 +264,21 @@ def build_letter_provider(
 ) -> KeyProvider:
     """Build the key service for a pipeline's dead letters: that of its records, or one with ``dead_letter_key``."""
     if pipeline.dead_letter_key is None:
-        return provider
-    return build_provider(settings.keys.model_copy(update={"key_id": (pipeline.dead_letter_key,)}), observer)
+        # A letter leads to no KEK by itself: the primary of a keyring takes it.
+        is_nobodys = settings.keys.template is None or not pipeline.dead_letter
+        return provider if is_nobodys else build_provider(settings.keys.model_copy(update={"key_id": None}), observer)
+    # One KEK of any kind: what goes with several, or with replicas, does not hold for it.
+    alone = {"key_id": (pipeline.dead_letter_key,), "require": None, "regions": ()}
+    return build_provider(settings.keys.model_copy(update=alone), observer)
 
 
 def build_letter_encryptor(
-    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer = ignore_events
+    settings: Settings,
+    pipeline: PipelineSettings,
+    provider: KeyProvider,
+    observer: Observer = ignore_events,
+    *,
+    max_wait: float | None = MAX_WAIT,
 ) -> Encryptor | None:
     """Build what an encrypting pipeline seals its dead letters with; None where it writes none.
 
@@ -246,13 +298,16 @@ def build_letter_encryptor(
         tombstones=Tombstones.AUTHENTICATED,
         topic_names=settings.topic_names,
         observer=observer,
-        max_wait=_MAX_WAIT,
+        max_wait=max_wait,
     )
 
 
-def admin_config(settings: Settings, pipeline: PipelineSettings) -> dict[str, Any]:
-    """Give the librdkafka properties of an admin client that logs in as a pipeline's consumer does."""
-    given = {**settings.kafka.properties, **settings.kafka.consumer}
+def admin_config(
+    settings: Settings, pipeline: PipelineSettings, side: Literal["consumer", "producer"] = "consumer"
+) -> dict[str, Any]:
+    """Give the librdkafka properties of an admin client that logs in as a pipeline's consumer, or producer, does."""
+    own = settings.kafka.consumer if side == "consumer" else settings.kafka.producer
+    given = {**settings.kafka.properties, **own}
     return {
         "client.id": f"streamcrypt-{pipeline.name}-{pipeline.instance}",
         # An admin client warns of every property of a consumer.

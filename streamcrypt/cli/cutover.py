@@ -113,7 +113,7 @@ def as_yaml(topics: Mapping[str, TopicCutover]) -> str:
 
 def _pipeline(settings: Settings, topic: str) -> PipelineSettings:
     for pipeline in settings.pipelines:
-        if pipeline.mode == "decrypt" and settings.spec(pipeline).reads(topic):
+        if pipeline.mode != "encrypt" and settings.spec(pipeline).reads(topic):
             return pipeline
     raise ConfigError(
         f"no decrypting pipeline reads {topic!r}", remedy="Plaintext can pass on its way out of encryption only."

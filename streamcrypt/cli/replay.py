@@ -53,7 +53,8 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
     with Logs(settings.log.level, settings.log.format) as logs:
         observer = logs.observer()
         provider = build_provider(settings.keys, observer, trusted_keys=pipeline.trusted_keys)
-        transform, letters = compose(settings, pipeline, provider, observer)
+        # No consumer group waits for this: a key service that is slow, or a busy host, must not end it.
+        transform, letters = compose(settings, pipeline, provider, observer, max_wait=None)
         if letters is None:
             raise ConfigError(f"pipeline {pipeline.name!r} writes no dead letters")
         admin = AdminClient(admin_config(settings, pipeline))
@@ -68,7 +69,7 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
         letter_provider = provider
         if pipeline.mode == "encrypt":
             letter_provider = build_letter_provider(settings, pipeline, provider, observer)
-            opener = build_decryptor(settings, _as_letter(pipeline), letter_provider, observer)
+            opener = build_decryptor(settings, _as_letter(pipeline), letter_provider, observer, max_wait=None)
         try:
             done = Replay(
                 settings.spec(pipeline),

@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from streamcrypt.cli.compose import (
+    MAX_WAIT,
     admin_config,
     build_decryptor,
     build_encryptor,
@@ -23,6 +25,7 @@ from streamcrypt.cli.compose import (
     producer_config,
     unusable_client,
 )
+from streamcrypt.cli.compose_reencrypt import build_reencryption
 from streamcrypt.cli.exits import Exit, complain
 from streamcrypt.config import PipelineSettings, Settings, load
 from streamcrypt.envelope.sequence import SequenceMode
@@ -67,7 +70,8 @@ def run(path: Path) -> int:
         Logs(settings.log.level, settings.log.format) as logs,
         HTTPServer(metrics.registry, health, settings.http.host, settings.http.port),
     ):
-        observer = fan_out((logs.observer(), metrics, health))
+        # The log last: who acts on a line finds /readyz and /metrics to agree with it.
+        observer = fan_out((health, metrics, logs.observer()))
         providers = [build_provider(settings.keys, observer, trusted_keys=p.trusted_keys) for p in settings.pipelines]
         try:
             factories = [
@@ -103,7 +107,7 @@ def factory(
         ConfigError: The installed cryptography library cannot do the suite.
     """
     transform, letters = compose(settings, pipeline, provider, observer)
-    spec = settings.spec(pipeline)
+    spec = replace(settings.spec(pipeline), kek_per_record=settings.keys.template is not None)
     safeguards = Safeguards(
         letters,
         pipeline.cutover,
@@ -124,21 +128,37 @@ def factory(
 
 
 def compose(
-    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer
+    settings: Settings,
+    pipeline: PipelineSettings,
+    provider: KeyProvider,
+    observer: Observer,
+    *,
+    max_wait: float | None = MAX_WAIT,
 ) -> tuple[Transform, DeadLetters | None]:
     """Compose what a pipeline does to records, and to those that cannot pass.
+
+    Args:
+        settings: The configuration.
+        pipeline: The pipeline.
+        provider: Its key service.
+        observer: Told of what happens.
+        max_wait: As for :func:`streamcrypt.cli.compose.build_encryptor`.
 
     Raises:
         ConfigError: The installed cryptography library cannot do the suite, or the dead-letter key is none.
     """
     topic = pipeline.dead_letter
     if pipeline.mode != "encrypt":
-        opener = Open(build_decryptor(settings, pipeline, provider, observer))
+        opener: Transform
+        if pipeline.mode == "reencrypt":
+            opener = build_reencryption(settings, pipeline, provider, observer)
+        else:
+            opener = Open(build_decryptor(settings, pipeline, provider, observer, max_wait=max_wait))
         return opener, DeadLetters(pipeline.name, topic, None) if topic else None
     letter_provider = build_letter_provider(settings, pipeline, provider, observer)
-    sealer = build_letter_encryptor(settings, pipeline, letter_provider, observer)
+    sealer = build_letter_encryptor(settings, pipeline, letter_provider, observer, max_wait=max_wait)
     own = None if letter_provider is provider else letter_provider
-    transform = Seal(build_encryptor(settings, pipeline, provider, observer), sealer, own)
+    transform = Seal(build_encryptor(settings, pipeline, provider, observer, max_wait=max_wait), sealer, own)
     if topic is None or sealer is None:
         return transform, None
     return transform, DeadLetters(pipeline.name, topic, sealer.topic(topic))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamcrypt.clients.messages import StreamcryptKafkaError, payload, properties_of, sent_headers
 from streamcrypt.encryptor import LANE_UNKNOWN, MAX_LANE, Encryptor, HeaderList, TopicSealer
+from streamcrypt.envelope.framing import MAGIC, split_frame
+from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
 from streamcrypt.errors import KeyServiceError, RecordTooLarge, StreamcryptError
 
 __all__ = ["DeliveryWatch", "EncryptingProducer"]
 
 Report = Callable[[Any, Any], Any]
+# A header that tells the data key: delivery reports come without headers, so it is bound to the callback.
+_Header = tuple[str, bytes | None]
 
 _IDEMPOTENCE = "enable.idempotence"
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001  their names
@@ -32,33 +35,37 @@ class DeliveryWatch:
 
     def __init__(self, encryptor: Encryptor) -> None:
         self._encryptor = encryptor
-        self._retired_at: dict[str, float] = {}
 
-    def report(self, error: KafkaError | None, message: Message) -> None:
+    def report(self, header: _Header | None, error: KafkaError | None, message: Message) -> None:
         """Take the delivery report of a record for which the caller gave no callback."""
         if error is not None:
-            self._undelivered(error, message)
+            self._undelivered(header, error, message)
 
-    def relay(self, callback: Report, error: KafkaError | None, message: Message) -> None:
+    def relay(self, header: _Header | None, callback: Report, error: KafkaError | None, message: Message) -> None:
         """Take a delivery report and pass it on to the caller's callback."""
         if error is not None:
-            self._undelivered(error, message)
+            self._undelivered(header, error, message)
         callback(error, message)
 
     def retire(self, topic: str) -> None:
         """Let the current data key of ``topic`` seal nothing more."""
-        self._retired_at[topic] = monotonic()
         self._encryptor.retire(topic, "failure")
 
-    def _undelivered(self, error: KafkaError, message: Message) -> None:
+    def _undelivered(self, header: _Header | None, error: KafkaError, message: Message) -> None:
         # Purging retires the key itself, before any later record is sealed.
         if error.code() in _PURGED:
             return
-        topic = message.topic() or ""
-        # Of a burst that fails under one data key, only the first report retires it; the others were queued earlier.
-        queued_at = monotonic() - (message.latency() or 0.0)
-        if queued_at >= self._retired_at.get(topic, 0.0):
-            self.retire(topic)
+        # Of a burst that fails under one data key, the first report retires it; the others name a key that is gone.
+        envelope = _envelope(header, message.value())
+        if envelope is not None:
+            self._encryptor.retire(message.topic() or "", "failure", envelope)
+
+
+def _envelope(header: _Header | None, value: Any) -> bytes | None:
+    """Give the envelope header of a record; None where it took no number: a plain tombstone."""
+    if header is not None and header[0] == HEADER_NAME:
+        return header[1]
+    return split_frame(value)[0] if value is not None and value.startswith(MAGIC) else None
 
 
 class EncryptingProducer(Producer):
@@ -90,9 +97,11 @@ class EncryptingProducer(Producer):
         self._encryptor = encryptor
         self._sealers: dict[str, TopicSealer] = {}
         self._watch = DeliveryWatch(encryptor)
+        # For each topic the last record's header, and the callback of records without one of their own.
+        self._reports: dict[str, tuple[_Header | None, Report]] = {}
         given = properties_of(config, properties)
         self._transactional = "transactional.id" in given
-        given["on_delivery"] = self._reported(given["on_delivery"]) if "on_delivery" in given else self._watch.report
+        self._on_delivery: Report | None = given.get("on_delivery")
         if _IDEMPOTENCE in given:
             super().__init__(given)
             return
@@ -140,8 +149,6 @@ class EncryptingProducer(Producer):
         """
         if callback is None:
             callback = on_delivery
-        if callback is not None:
-            callback = partial(self._watch.relay, callback)
         # Plain bytes without headers, the common case, pass without a further call.
         if value.__class__ is not bytes or headers is not None or not (key is None or key.__class__ is bytes):
             value, key, headers = payload(value, 2), payload(key, 3), sent_headers(headers)
@@ -152,8 +159,15 @@ class EncryptingProducer(Producer):
         sealed: bytes | None = None
         if value is None:
             sent = sealer.seal_tombstone(key, headers, lane)
+            header = sent[-2] if sent and sent[-1][0] == TOMBSTONE_HEADER_NAME else None
         else:
             sealed, sent = sealer.seal(value, key, headers, lane)
+            header = sent[-1] if sent else None
+        if callback is not None:
+            callback = partial(self._watch.relay, header, callback)
+        else:
+            known = self._reports.get(topic)
+            callback = known[1] if known is not None and known[0] is header else self._report(topic, header)
         try:
             super().produce(topic, sealed, key, partition, callback, None, timestamp, sent)  # type: ignore[arg-type]
         except BufferError:
@@ -250,9 +264,13 @@ class EncryptingProducer(Producer):
         sealer = self._sealers[topic] = self._encryptor.topic(topic)
         return sealer
 
-    def _reported(self, on_delivery: Any) -> Any:
-        # What is not callable is left for the base class to refuse.
-        return partial(self._watch.relay, on_delivery) if callable(on_delivery) else on_delivery
+    def _report(self, topic: str, header: _Header | None) -> Report:
+        """Make the callback of records that have none of their own, under another data key than before."""
+        watch = self._watch
+        default = self._on_delivery
+        report = partial(watch.report, header) if default is None else partial(watch.relay, header, default)
+        self._reports[topic] = (header, report)
+        return report
 
     def _retire_all(self) -> None:
         for topic in list(self._sealers):

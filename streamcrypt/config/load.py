@@ -16,7 +16,7 @@ from streamcrypt.config.fields import REFUSAL
 from streamcrypt.config.model import Settings
 from streamcrypt.config.pipelines import PipelineSettings, default_instance
 from streamcrypt.config.problems import ConfigProblems, Problem, nearest
-from streamcrypt.config.rules import Finding, key_findings, pipeline_findings
+from streamcrypt.config.rules import Finding, key_findings, naming_findings, pipeline_findings, tenant_findings
 from streamcrypt.config.sections import KeysSettings, Section
 from streamcrypt.config.source import SettingPath, Source, dotted, read_source
 from streamcrypt.errors import ConfigError
@@ -71,6 +71,8 @@ def _pipelines(tree: dict[str, Any]) -> list[dict[str, Any]]:
 def _findings(settings: Settings) -> Iterator[Finding]:
     yield from key_findings(settings.keys)
     yield from pipeline_findings(dict(enumerate(settings.pipelines)))
+    yield from naming_findings(settings)
+    yield from tenant_findings(settings)
 
 
 def _findings_of_sound_parts(tree: dict[str, Any]) -> Iterator[Finding]:

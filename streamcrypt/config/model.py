@@ -80,10 +80,12 @@ class Settings(Section):
     def spec(self, pipeline: PipelineSettings) -> PipelineSpec:
         """Give a pipeline of this file as the sidecar takes it.
 
-        A regex never reads what a pipeline of the same mode writes, nor what a decrypting one writes; so a decrypting
-        regex may read what an encrypting pipeline of the same file writes, and records never run in a circle.
+        A regex never reads what a pipeline of the same mode writes, nor what a decrypting one writes, and an encrypting
+        one never what is sealed already; so a decrypting regex may read what an encrypting pipeline of the same file
+        writes, and records never run in a circle.
         """
-        never = [p.to for p in self.pipelines if p.mode in {pipeline.mode, "decrypt"}]
+        apart = {pipeline.mode, "decrypt"} | ({"reencrypt"} if pipeline.mode == "encrypt" else set())
+        never = [p.to for p in self.pipelines if p.mode in apart]
         excluded = [item if item.startswith("^") else re.escape(item) for item in pipeline.exclude]
         letters = [re.escape(p.dead_letter) for p in self.pipelines if p.dead_letter]
         return PipelineSpec(
@@ -98,4 +100,5 @@ class Settings(Section):
             commit_interval=pipeline.commit_interval,
             on_failure=OnFailure(pipeline.on_failure),
             dead_letter=pipeline.dead_letter or "",
+            rate=pipeline.rate,
         )

@@ -32,7 +32,7 @@ from streamcrypt.config.fields import (
     refusal,
     refused_as_setting,
 )
-from streamcrypt.config.sections import Section, check_key_arns
+from streamcrypt.config.sections import Count, Section, check_key_arns
 from streamcrypt.crypto.suites import Suite
 from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.envelope.header import build_bound
@@ -106,6 +106,10 @@ def _plaintext(value: Any) -> Any:
     raise refusal(f"{value!r} is neither 'reject' nor a pass_until section", "Write 'plaintext: reject'.")
 
 
+def _per_second(value: Any) -> Any:
+    return value.strip().removesuffix("/s") if isinstance(value, str) else value
+
+
 def _kind_of_plaintext(value: Any) -> str:
     return "reject" if isinstance(value, str) else "pass_until"
 
@@ -120,10 +124,18 @@ class PipelineSettings(Section):
     )
     mode: Literal["encrypt", "decrypt", "reencrypt"] = Field(
         examples=["encrypt"],
-        description="encrypt: seal what is read; decrypt: open it. reencrypt is not delivered yet.",
+        description="encrypt: seal what is read; decrypt: open it; reencrypt: put it under the KEKs in 'keys', from"
+        " those in trusted_keys.",
     )
     how: Literal["rewrap", "reseal"] | None = Field(
-        default=None, description="With mode reencrypt: rewrap the data keys only, or reseal. Not delivered yet."
+        default=None,
+        description="With mode reencrypt. rewrap: the data keys go under the KEKs in 'keys', values stay as they are."
+        " reseal: open and seal anew, under new data keys and the target's context. See docs/reencryption.md.",
+    )
+    rate: Annotated[Count, BeforeValidator(_per_second)] | None = Field(
+        default=None,
+        examples=["5000/s"],
+        description="With mode reencrypt: the most records a second, such as 5000/s; by default as many as go.",
     )
     source: Annotated[Sources, AfterValidator(not_empty)] = Field(
         alias="from",
@@ -161,7 +173,8 @@ class PipelineSettings(Section):
     )
     bound: tuple[str, ...] = Field(
         default=("key",),
-        description="Record fields bound to the value, each key or header:<name>; when decrypting, those required.",
+        description="Record fields bound to the value, each key or header:<name>; when decrypting, those required,"
+        " and when re-encrypting both.",
     )
     framing: Framing = Field(
         default=Framing.HEADER,

@@ -10,11 +10,12 @@ from streamcrypt.config.model import Settings
 from streamcrypt.config.pipelines import PipelineSettings
 from streamcrypt.config.sections import KeysSettings
 from streamcrypt.config.source import SettingPath
+from streamcrypt.config.tenants import mapping_findings
 from streamcrypt.crypto.suites import Suite
 from streamcrypt.errors import ConfigError
-from streamcrypt.keys.aws_names import check_endpoint, parse_key_name
+from streamcrypt.keys.aws_names import MAX_KEKS, check_endpoint, parse_key_arn, parse_key_name
 
-__all__ = ["Finding", "key_findings", "pipeline_findings"]
+__all__ = ["Finding", "key_findings", "naming_findings", "pipeline_findings", "tenant_findings"]
 
 Finding = tuple[SettingPath, str, str]
 """Path, what is wrong, what to do."""
@@ -33,28 +34,53 @@ def key_findings(keys: KeysSettings) -> Iterator[Finding]:
         yield ("keys", "keyring"), "goes with 'provider: local' only", "Remove it, or write 'provider: local'."
     if keys.key_id is None:
         yield ("keys", "key_id"), "is missing", "Add 'key_id: alias/NAME', an alias ARN or a key ARN."
-    for key_id in keys.key_id or ():
-        region = parse_key_name(key_id).region
-        if region and keys.region and region != keys.region:
-            message = f"is {keys.region}, but the key is in {region}"
-            yield ("keys", "region"), message, f"Write 'region: {region}', or remove the line."
+    yield from mapping_findings(keys)
+    yield from _region_findings(keys)
     yield from _endpoint_findings(keys)
+
+
+def _region_findings(keys: KeysSettings) -> Iterator[Finding]:
+    # A template stands for names that are not known yet.
+    names = [parse_key_name(key_id) for key_id in keys.key_id or () if "{" not in key_id]
+    elsewhere = [name.region for name in names if not name.may_be_in(keys.region or name.region)]
+    if names and len(elsewhere) == len(names):
+        message = f"is {keys.region}, but the key is in {elsewhere[0]}"
+        yield ("keys", "region"), message, f"Write 'region: {elsewhere[0]}', or remove the line."
+    several = [*names, *(parse_key_arn(arn, "trusted_keys") for arn in keys.trusted_keys)]
+    if keys.regions and names and not any(name.may_be_multi_region for name in several):
+        message = "goes with multi-region keys, and the keys configured are none"
+        yield ("keys", "regions"), message, "Remove it, or name multi-region keys: their ids begin with mrk-."
+    if keys.require == "any" and len(names) == 1:
+        yield ("keys", "require"), "'any' goes with several key ids", "Remove it, or name several keys in 'key_id'."
+    if len(names) > MAX_KEKS:
+        yield ("keys", "key_id"), f"has {len(names)} keys; an envelope holds {MAX_KEKS}", f"Name at most {MAX_KEKS}."
 
 
 def _local_findings(keys: KeysSettings) -> Iterator[Finding]:
     if keys.keyring is None:
         yield ("keys", "keyring"), "is missing", "Add 'keyring: PATH', the path of a keyring file."
+    yield from mapping_findings(keys)
     for name in _AWS_ONLY:
+        if name == "key_id" and keys.template is not None:
+            continue
         if name in keys.model_fields_set and getattr(keys, name):
             yield ("keys", name), "goes with 'provider: aws-kms' only", "Remove it; the keyring holds the keys."
 
 
 def _endpoint_findings(keys: KeysSettings) -> Iterator[Finding]:
     if isinstance(keys.endpoint_url, Mapping):
+        names = [parse_key_name(key_id) for key_id in keys.key_id or () if "{" not in key_id]
+        trusted = [parse_key_arn(arn, "trusted_keys") for arn in keys.trusted_keys]
+        needed = dict.fromkeys((keys.region, *keys.regions, *(name.region for name in [*names, *trusted])))
+        regions = [region for region in needed if region]
         for region in keys.endpoint_url:
-            if region != keys.region:
-                message = f"has a URL for {region}, which is not the region"
-                yield ("keys", "endpoint_url", region), message, "Keep the URL of 'region' only."
+            if region not in regions:
+                message = f"has a URL for {region}, which is not the region of any key here"
+                yield ("keys", "endpoint_url", region), message, "Remove it, or add the region to 'regions'."
+        for region in regions:
+            if region not in keys.endpoint_url:
+                message = f"has no URL for {region}"
+                yield ("keys", "endpoint_url"), message, f"Add '{region}: URL', or leave endpoint_url out: AWS's own."
     for url in keys.endpoint_urls:
         try:
             check_endpoint(url, insecure=keys.insecure_endpoint)
@@ -83,6 +109,7 @@ def pipeline_findings(pipelines: Indexed) -> Iterator[Finding]:
         if pipeline.mode == "encrypt" and pipeline.sequence != "off":
             message = "does not count when encrypting: the reader looks for evidence"
             yield (*path, "sequence"), message, "Remove it, or set it on the decrypting pipeline."
+        yield from _reencryption_findings(path, pipeline)
         yield from _cutover_findings(path, pipeline)
         yield from _dead_letter_findings(path, pipeline, pipelines)
         yield from _own_input(path, pipeline)
@@ -96,9 +123,52 @@ def pipeline_findings(pipelines: Indexed) -> Iterator[Finding]:
     yield from _chains(pipelines, edges)
 
 
+def _reencryption_findings(path: SettingPath, pipeline: PipelineSettings) -> Iterator[Finding]:
+    if pipeline.mode == "reencrypt":
+        if pipeline.how is None:
+            message = "is missing: mode reencrypt has two ways"
+            yield (*path, "how"), message, "Write 'how: rewrap' (values stay as they are) or 'how: reseal'."
+        if pipeline.how == "rewrap" and pipeline.suite is not Suite.AES_256_GCM:
+            message = "does not count when rewrapping: values stay under the suite of their data key"
+            yield (*path, "suite"), message, "Remove it, or write 'how: reseal'."
+        return
+    for name in ("how", "rate"):
+        if getattr(pipeline, name) is not None:
+            yield (*path, name), "goes with 'mode: reencrypt' only", "Remove it."
+
+
+def tenant_findings(settings: Settings) -> Iterator[Finding]:
+    """Hold pipelines to what goes with a KEK for each record."""
+    if settings.keys.template is None:
+        return
+    for index, pipeline in enumerate(settings.pipelines):
+        path = ("pipelines", index)
+        if pipeline.trusted_keys is not None and (pipeline.mode == "decrypt" or pipeline.how == "rewrap"):
+            message = "would be trusted for every tenant"
+            remedy = "Put each under its tenant: VALUE: {trusted_keys: [ARN]} in mapping."
+            yield (*path, "trusted_keys"), message, remedy
+        needs_key = pipeline.mode == "encrypt" and pipeline.dead_letter and settings.keys.provider == "aws-kms"
+        if needs_key and pipeline.dead_letter_key is None:
+            message = "is missing: a record that leads to no KEK leaves a letter that needs one"
+            yield (*path, "dead_letter_key"), message, "Name a KEK for the dead letters of all tenants."
+
+
+def naming_findings(settings: Settings) -> Iterator[Finding]:
+    """Hold the topics of rewrapping pipelines to one logical name: their envelopes keep the one they have."""
+    logical = settings.topic_names
+    for index, pipeline in enumerate(settings.pipelines):
+        if pipeline.how != "rewrap" or TOPIC_PLACEHOLDER in pipeline.to:
+            continue
+        for topic in pipeline.topics:
+            name = logical.get(topic, topic)
+            if logical.get(pipeline.to, pipeline.to) != name:
+                message = f"{pipeline.to!r}: rewrapped records stay bound to {name!r}, under which it has to be read"
+                yield ("pipelines", index, "to"), message, f"Add '{pipeline.to}: {name}' under topic_names."
+
+
 def _cutover_findings(path: SettingPath, pipeline: PipelineSettings) -> Iterator[Finding]:
     topics = pipeline.cutover.topics
-    if topics and pipeline.mode != "decrypt":
+    if topics and pipeline.mode == "encrypt":
         yield (*path, "plaintext"), "pass_until does not count when encrypting", "Remove it."
         return
     for topic in topics:
@@ -182,10 +252,20 @@ def _mixed_targets(pipelines: Indexed, edges: Sequence[Edge]) -> Iterator[Findin
     reported: set[int] = set()
     for index, _, target in edges:
         before = first.setdefault(target, index)
-        if pipelines[before].mode != pipelines[index].mode and index not in reported:
+        if (pipelines[before].mode == "decrypt") != (pipelines[index].mode == "decrypt") and index not in reported:
             reported.add(index)
             message = f"writes to {target!r}, as pipelines[{before}] does in mode {pipelines[before].mode}"
             yield ("pipelines", index, "to"), message, "A topic holds plaintext or ciphertext, never both."
+
+
+# What becomes of a record by the modes of the pipeline that writes it and the one that reads it then.
+_DONE_TWICE = {
+    ("encrypt", "encrypt"): "encrypted twice",
+    ("reencrypt", "encrypt"): "encrypted twice",
+    ("decrypt", "decrypt"): "decrypted twice",
+    ("decrypt", "reencrypt"): "refused as plaintext",
+    ("reencrypt", "reencrypt"): "re-encrypted twice",
+}
 
 
 def _chains(pipelines: Indexed, edges: Sequence[Edge]) -> Iterator[Finding]:
@@ -194,9 +274,8 @@ def _chains(pipelines: Indexed, edges: Sequence[Edge]) -> Iterator[Finding]:
         for reader, read, _ in edges:
             if read != target or reader in reported:
                 continue
-            if reader != index and pipelines[reader].mode == pipelines[index].mode:
+            if reader != index and (done := _DONE_TWICE.get((pipelines[index].mode, pipelines[reader].mode))):
                 reported.add(reader)
-                done = "encrypted twice" if pipelines[reader].mode == "encrypt" else "decrypted twice"
                 message = f"reads {target!r}, which pipelines[{index}] writes: records would be {done}"
                 yield ("pipelines", reader, "from"), message, "Let one of the two pipelines go, or read another topic."
             elif topic in _reachable(target, edges):

@@ -29,9 +29,12 @@ from streamcrypt.config.fields import (
     refused_as_setting,
 )
 from streamcrypt.config.pending import NOT_YET
+from streamcrypt.config.tenants import Mapping_, mapped_keks
 from streamcrypt.crypto.suites import MAX_BYTES_PER_DATA_KEY, MAX_RECORDS_PER_DATA_KEY
 from streamcrypt.keys.aws_names import check_endpoint, check_region, parse_key_arn, parse_key_name
 from streamcrypt.keys.rotation import MAX_GRACE_FACTOR
+from streamcrypt.keys.tenants import DEFAULT_MAX_LIVE, DEFAULT_NEW_KEYS_PER_MINUTE
+from streamcrypt.keys.tenants_template import KEKTemplate, is_template
 
 __all__ = [
     "CacheSettings",
@@ -110,6 +113,15 @@ class KafkaSettings(Section):
         return merged.get("bootstrap.servers") or merged.get("metadata.broker.list") or "the mock cluster"
 
 
+def _at_least_one(value: int) -> int:
+    if value < 1:
+        raise refusal(f"{value} is below 1", "Write a positive whole number.")
+    return value
+
+
+Count = Annotated[Whole, AfterValidator(_at_least_one)]
+
+
 def _endpoint(value: Any) -> Any:
     if value is None or isinstance(value, (str, Mapping)):
         return value
@@ -133,16 +145,48 @@ class KeysSettings(Section):
     key_id: Texts | None = Field(
         default=None,
         examples=["alias/payments"],
-        description="The KEK: a key ARN, alias ARN or alias. Several, and templates, are not delivered yet.",
+        description="The KEK: a key ARN, alias ARN or alias; or a list in order of preference, at most 8, each of which"
+        " wraps every data key, so that any one opens. See docs/regions.md. A template such as"
+        " alias/tenant-{header:tenant} picks a KEK for each record, by {topic}, {key} and {header:NAME}: see"
+        " docs/tenants.md. With the local provider: a template over the key ids of the keyring.",
+    )
+    mapping: Mapping_ | None = Field(
+        default=None,
+        examples=["{acme: alias/tenant-acme, globex: null}"],
+        description="With a key_id template: every value that may choose a KEK, to that KEK; null: as the template"
+        " says. The values of several placeholders are joined by /. The records of every other value are refused.",
+    )
+    max_live: Count | None = Field(
+        default=None,
+        description="With a key_id template: data keys kept at hand for sealing, one for each topic and value; the"
+        f" least recently used goes first. By default {DEFAULT_MAX_LIVE}.",
+    )
+    new_keys_per_minute: Count | None = Field(
+        default=None,
+        description="With a key_id template: data keys minted in a minute for values that have none at hand; past it,"
+        f" records wait. By default {DEFAULT_NEW_KEYS_PER_MINUTE}.",
+    )
+    disabled: Literal["fail", "wait"] | None = Field(
+        default=None,
+        description="With a key_id template, what a disabled, deleted or pending KEK means. fail (the default): its"
+        " records fail, and on_failure says what becomes of them; others go on. wait: they wait, and so do those behind"
+        " them.",
     )
     require: Literal["all", "any"] | None = Field(
-        default=None, description="With several key ids: which of them must wrap each data key. Not delivered yet."
+        default=None,
+        description="With several key ids: all (the default): sealing waits while one is away; any: it goes on with"
+        " those that answer, and tells of each data key that was wrapped for fewer.",
     )
     region: str | None = Field(
-        default=None, min_length=1, description="The AWS region of the KEK; by default that of the AWS environment."
+        default=None,
+        min_length=1,
+        description="The AWS region of a KEK that is no ARN, and the first one for multi-region keys; by default that"
+        " of the AWS environment.",
     )
     regions: tuple[str, ...] = Field(
-        default=(), description="Further regions, in order of preference. Not delivered yet."
+        default=(),
+        description="Further regions, in order of preference, that hold a replica of the multi-region keys (mrk-)"
+        " configured: the first that is up seals and opens.",
     )
     endpoint_url: Annotated[str | FrozenMap | None, BeforeValidator(_endpoint)] = Field(
         default=None, description="URL of a local KMS, or {region: URL}. By default AWS's own endpoint."
@@ -159,8 +203,11 @@ class KeysSettings(Section):
     @field_validator("key_id")
     @classmethod
     def _check_key_id(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for key_id in value or ():
-            with refused_as_setting("key_id: "):
+        with refused_as_setting("key_id: "):
+            if value is not None and is_template(value):
+                KEKTemplate(value)
+                return value
+            for key_id in value or ():
                 parse_key_name(key_id)
         return value
 
@@ -169,6 +216,14 @@ class KeysSettings(Section):
     def _check_region(cls, value: str | None) -> str | None:
         with refused_as_setting("region: ", "Write a region such as eu-west-1."):
             return value if value is None else check_region(value)
+
+    @field_validator("regions")
+    @classmethod
+    def _check_regions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for region in value:
+            with refused_as_setting("regions: ", "Write regions such as [eu-west-1, eu-central-1]."):
+                check_region(region, "regions")
+        return value
 
     @field_validator("endpoint_url")
     @classmethod
@@ -183,6 +238,18 @@ class KeysSettings(Section):
     @classmethod
     def _check_trusted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_key_arns(value)
+
+    @property
+    def template(self) -> KEKTemplate | None:
+        """The template that picks a KEK for each record; None where all records share their KEKs."""
+        return KEKTemplate(self.key_id) if self.key_id and is_template(self.key_id) else None
+
+    @property
+    def kek_names(self) -> tuple[str, ...]:
+        """Every KEK that seals, by name, each once: those of ``key_id``, or of the mapping of a template."""
+        if self.template is None:
+            return self.key_id or ()
+        return tuple(dict.fromkeys(name for kek in mapped_keks(self).values() for name in kek.key_id))
 
     @property
     def endpoint_urls(self) -> tuple[str, ...]:
@@ -207,15 +274,6 @@ def _at_most(limit: int, text: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
-
-
-def _at_least_one(value: int) -> int:
-    if value < 1:
-        raise refusal(f"{value} is below 1", "Write a positive whole number.")
-    return value
-
-
-Count = Annotated[Whole, AfterValidator(_at_least_one)]
 
 
 def _grace_factor(value: float) -> float:

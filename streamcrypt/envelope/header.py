@@ -168,8 +168,15 @@ def _is_bound_item(item: str) -> bool:
     return name != item and bool(name) and name not in {HEADER_NAME, TOMBSTONE_HEADER_NAME}
 
 
-def build_context(user: Mapping[str, str], logical_topic: str) -> tuple[tuple[str, str], ...]:
-    """Build the encryption context of a topic: the user's pairs and ours, in canonical order. spec: 3.2.5, 9.1
+def build_context(
+    user: Mapping[str, str], logical_topic: str, inputs: Mapping[str, str] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Build the encryption context of a topic: the user's pairs and ours, in canonical order. spec: 3.2.5, 9.1, 9.3
+
+    Args:
+        user: The user's pairs.
+        logical_topic: The logical topic.
+        inputs: Bound field to its value, where that value chose the KEK.
 
     Raises:
         ConfigError: A name is ours, empty, not a string, or differs from another in case only; too many pairs.
@@ -179,7 +186,8 @@ def build_context(user: Mapping[str, str], logical_topic: str) -> tuple[tuple[st
             raise ConfigError("the encryption context maps strings to strings")
         if name.casefold().startswith(OUR_PREFIX):
             raise ConfigError(f"the context name {name!r} begins with {OUR_PREFIX!r}, which is ours")
-    pairs = tuple(sorted({**user, TOPIC_CONTEXT: logical_topic}.items(), key=lambda pair: _order(pair[0])))
+    ours = {OUR_PREFIX + field: value for field, value in (inputs or {}).items()}
+    pairs = tuple(sorted({**user, **ours, TOPIC_CONTEXT: logical_topic}.items(), key=lambda pair: _order(pair[0])))
     try:
         _check_context(pairs)
     except MalformedEnvelope as error:

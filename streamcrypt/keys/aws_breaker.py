@@ -57,6 +57,13 @@ class RegionBreaker:
         """Whether calls go through freely."""
         return bool(self._states.current_state == pybreaker.STATE_CLOSED)
 
+    @property
+    def admits(self) -> bool:
+        """Whether a call would be let through now: it is closed, or its next probe is due."""
+        state = self._states.current_state
+        due = state == pybreaker.STATE_OPEN and self._clock() >= self._probe_at
+        return bool(state == pybreaker.STATE_CLOSED or due)
+
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Let one call through, and count how it ends.

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 CONNECT_SECONDS = 1.0  # KMS answers in tens of milliseconds; botocore's 60 s would hold a partition for minutes
 READ_SECONDS = 1.5  # below the retry budget of 2 s, so that one hang is followed by one more attempt
-_POOL_CONNECTIONS = 16
+_POOL_CONNECTIONS = 64  # minting and opening at once, and what hangs in a region that went dark
 
 _TALKATIVE = ("boto3", "botocore", "urllib3")
 # Named besides those found, since a logger made only during the first call would be missed.
@@ -73,12 +73,27 @@ class KMSClients:
         session: A ``boto3.session.Session``, or None for one of the usual credential chain.
         endpoints: One URL, one by region, or None for AWS itself.
         insecure_endpoint: Whether http is accepted beyond loopback.
+        service: Which AWS service; default KMS.
+        attempts: botocore's own of each call; default 1, since ``aws_calls`` repeats what a record waits for.
+        read_seconds: How long an answer may take.
     """
 
-    def __init__(self, session: Any, endpoints: str | Mapping[str, str] | None, *, insecure_endpoint: bool) -> None:
+    def __init__(
+        self,
+        session: Any,
+        endpoints: str | Mapping[str, str] | None,
+        *,
+        insecure_endpoint: bool,
+        service: str = "kms",
+        attempts: int = 1,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
         self._given_session = session
         self._endpoints = endpoints
         self._insecure = insecure_endpoint
+        self._service = service
+        self._attempts = attempts
+        self._read_seconds = read_seconds
         self._closed = False
         self.forget()
         forget_in_forked_child(self)
@@ -90,16 +105,28 @@ class KMSClients:
         self._clients: dict[str, Any] = {}
 
     def default_region(self) -> str:
-        """Return the region of boto's chain: environment, then profile.
+        """Return the region of the environment, else of the profile.
+
+        boto3 itself reads AWS_DEFAULT_REGION; AWS_REGION, which other AWS SDKs read, comes before it here.
 
         Raises:
             ConfigError: There is none.
         """
         with self._lock:
-            region = _guard(lambda: self._open_session().region_name, "session")
+            elsewhere = os.environ.get("AWS_REGION") if self._given_session is None else None
+            region = elsewhere or _guard(lambda: self._open_session().region_name, "session")
         if not region:
             raise ConfigError("no AWS region", remedy="Set region, or AWS_REGION, or give the key as an ARN.")
         return str(region)
+
+    def credentials(self) -> Any:
+        """Return botocore's credentials of the chain; None where there are none.
+
+        Raises:
+            ConfigError, KeyServiceError: They could not be had.
+        """
+        with self._lock:
+            return _guard(lambda: self._open_session().get_credentials(), "session")
 
     def get(self, region: str) -> Any:
         """Return the client for a region.
@@ -135,15 +162,15 @@ class KMSClients:
 
         settings = Config(
             connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
+            read_timeout=self._read_seconds,
             # aws_calls.py retries, and knows of the breaker and of what other threads have spent.
-            retries={"mode": "standard", "total_max_attempts": 1},
+            retries={"mode": "standard", "total_max_attempts": self._attempts},
             tcp_keepalive=True,
             max_pool_connections=_POOL_CONNECTIONS,
             user_agent_extra="lib/streamcrypt",
         )
         endpoint = pick_endpoint(self._endpoints, region)
-        client = session.client("kms", region_name=region, endpoint_url=endpoint, config=settings)
+        client = session.client(self._service, region_name=region, endpoint_url=endpoint, config=settings)
         # AWS_ENDPOINT_URL and profiles can name an endpoint, too.
         check_endpoint(client.meta.endpoint_url, insecure=self._insecure)
         _install_filter()

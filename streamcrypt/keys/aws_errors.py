@@ -202,7 +202,14 @@ CREDENTIAL_CODES = frozenset(
 )
 """Outcomes that blame the credentials: the next probe reads them anew."""
 
-# What KMS or botocore finds malformed in a Decrypt comes from the record: the key's name is ours and was checked.
+KEK_DISABLED = frozenset({"DisabledException", "NotFoundException"})
+"""Outcomes that say for sure that the KEK is disabled or gone. KMSInvalidStateException may be a key store's outage as
+well: only the key's state tells."""
+
+# IAM knows two actions for one operation. Source: AWS KMS API reference, "ReEncrypt", required permissions.
+_ACTIONS = {"ReEncrypt": "kms:ReEncryptFrom on the source KEK, and kms:ReEncryptTo"}
+_UNWRAPS = {"Decrypt", "ReEncrypt"}
+# What KMS or botocore finds malformed in one of these comes from the record: the key's name is ours and was checked.
 _RECORD_FAULTS_IN_DECRYPT = {"ValidationException", "ValidationError", "SerializationException", "ParamValidationError"}
 
 
@@ -229,12 +236,14 @@ def map_failure(error: Exception, *, operation: str, key_id: str) -> Streamcrypt
     code = outcome_of(error)
     answer: dict[str, Any] = getattr(error, "response", None) or {}
     failure = _find(error, code, answer)
-    if operation == "Decrypt" and failure.kind is ConfigError:
+    if operation in _UNWRAPS and failure.kind is ConfigError:
         failure = _RECORD if code in _RECORD_FAULTS_IN_DECRYPT else Failure(KeyRefused, failure.remedy)
     text = _describe(error, code, answer, operation, key_id)
-    remedy = failure.remedy.format(action=f"kms:{operation}", key=key_id, code=code)
+    remedy = failure.remedy.format(action=_ACTIONS.get(operation, f"kms:{operation}"), key=key_id, code=code)
     if issubclass(failure.kind, KeyServiceError):
-        return failure.kind(text, operation=operation, key_id=key_id, request_id=request_id_of(answer), remedy=remedy)
+        mapped = failure.kind(text, operation=operation, key_id=key_id, request_id=request_id_of(answer), remedy=remedy)
+        mapped.kek_is_disabled = code in KEK_DISABLED
+        return mapped
     if failure.kind is AuthenticationFailed:
         return AuthenticationFailed("the data key cannot be opened")
     return failure.kind(text, remedy=remedy)

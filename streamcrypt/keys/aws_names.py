@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -15,13 +15,17 @@ from streamcrypt.errors import ConfigError
 
 __all__ = [
     "AWS_MANAGED_REMEDY",
+    "KEY_NAME_FORMS",
+    "MAX_KEKS",
     "KeyName",
     "check_endpoint",
     "check_region",
+    "identity_of",
+    "in_region",
+    "is_multi_region",
     "parse_key_arn",
     "parse_key_name",
     "pick_endpoint",
-    "single_key",
 ]
 
 _ALIAS_PATH = r"alias/[a-zA-Z0-9/_-]{1,250}"
@@ -34,8 +38,11 @@ _ALIAS = re.compile(_ALIAS_PATH, re.ASCII)
 _BARE_ID = re.compile(_ID, re.ASCII)
 _REGION = re.compile(r"[a-z0-9-]{1,40}", re.ASCII)
 _AWS_ALIAS = "alias/aws/"
+_MULTI_REGION = "mrk-"
+MAX_KEKS = 8
+"""An envelope holds no more encrypted data keys. spec: 3.4.1"""
 
-_FORMS = "Give a key ARN (arn:aws:kms:REGION:ACCOUNT:key/ID), an alias (alias/NAME), an alias ARN or a key id."
+KEY_NAME_FORMS = "Give a key ARN (arn:aws:kms:REGION:ACCOUNT:key/ID), an alias (alias/NAME), an alias ARN or a key id."
 AWS_MANAGED_REMEDY = "Create a customer managed key and put its ARN or alias into key_id."
 
 
@@ -48,12 +55,22 @@ class KeyName:
         region: From the ARN; empty where the name is no ARN.
         is_key_arn: Whether it is a full key ARN, which needs no resolving.
         may_move: Whether it is an alias, which may point elsewhere later.
+        may_be_multi_region: Whether it is the name of a multi-region key, or an alias, which may point to one.
     """
 
     text: str
     region: str
     is_key_arn: bool
     may_move: bool
+
+    @property
+    def may_be_multi_region(self) -> bool:
+        """Whether replicas in other regions may stand for the key."""
+        return self.may_move or is_multi_region(self.text)
+
+    def may_be_in(self, region: str) -> bool:
+        """Whether the name may mean a key in ``region``: it names that region or none, or is a multi-region key's."""
+        return not self.region or self.region == region or (self.is_key_arn and self.may_be_multi_region)
 
 
 def parse_key_name(text: object) -> KeyName:
@@ -63,7 +80,7 @@ def parse_key_name(text: object) -> KeyName:
         ConfigError: It is none of these, or an alias of an AWS managed key.
     """
     if not isinstance(text, str) or not text:
-        raise ConfigError("key_id is not a KMS key name", remedy=_FORMS)
+        raise ConfigError("key_id is not a KMS key name", remedy=KEY_NAME_FORMS)
     arn = _ARN.fullmatch(text)
     alias = arn["alias"] if arn else text if _ALIAS.fullmatch(text) else None
     if alias and alias.startswith(_AWS_ALIAS):
@@ -74,7 +91,7 @@ def parse_key_name(text: object) -> KeyName:
         return KeyName(text, arn["region"], is_key_arn=not alias, may_move=bool(alias))
     if alias or _BARE_ID.fullmatch(text):
         return KeyName(text, "", is_key_arn=False, may_move=bool(alias))
-    raise ConfigError(f"key_id: {text!r} is not a KMS key name", remedy=_FORMS)
+    raise ConfigError(f"key_id: {text!r} is not a KMS key name", remedy=KEY_NAME_FORMS)
 
 
 def parse_key_arn(text: object, setting: str) -> KeyName:
@@ -92,23 +109,28 @@ def parse_key_arn(text: object, setting: str) -> KeyName:
     return KeyName(arn[0], arn["region"], is_key_arn=True, may_move=False)
 
 
-def single_key(key_id: str | Sequence[str], regions: Sequence[str], require: str) -> str:
-    """Reduce the settings for several KEKs to the one that is supported.
+def identity_of(arn: str) -> tuple[str, ...]:
+    """Say which key a key ARN means: the same for all replicas of a multi-region key.
 
-    Raises:
-        ConfigError: There are several, or none.
+    Source: AWS KMS Developer Guide, "Multi-Region keys": related keys share partition, account and key id.
     """
-    if require not in ("all", "any"):
-        raise ConfigError(f"require: {require!r} is neither 'all' nor 'any'")
-    keys = list(key_id) if isinstance(key_id, Sequence) and not isinstance(key_id, str) else [key_id]
-    if not keys:
-        raise ConfigError("key_id: the list is empty", remedy=_FORMS)
-    refused = "key_id" if len(keys) > 1 else "regions" if regions else "require" if require == "any" else ""
-    if refused:
-        raise ConfigError(
-            f"{refused}: several KEKs are not supported yet", remedy="Name one key in key_id, and leave out the rest."
-        )
-    return keys[0]
+    _, partition, _, region, account, resource = arn.split(":", 5)
+    key_id = resource.removeprefix("key/")
+    return (partition, account, key_id) if is_multi_region(key_id) else (partition, account, key_id, region)
+
+
+def is_multi_region(key: str) -> bool:
+    """Whether a key ARN or key id is that of a multi-region key."""
+    return key.rpartition("/")[2].startswith(_MULTI_REGION)
+
+
+def in_region(arn: str, region: str) -> str:
+    """Give the ARN of a multi-region key's replica in ``region``; that of any other key is left as it is."""
+    if not is_multi_region(arn):
+        return arn
+    parts = arn.split(":", 5)
+    parts[3] = region
+    return ":".join(parts)
 
 
 def check_endpoint(url: object, *, insecure: bool) -> str:

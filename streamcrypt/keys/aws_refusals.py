@@ -24,15 +24,29 @@ _MANY = 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What KMS was asked for: an operation under a key in an encryption context."""
+    """What KMS was asked for: an operation under a key in an encryption context.
+
+    Attributes:
+        operation: Such as ``GenerateDataKey``.
+        region: Where it was asked: an alias may be another key's in each region, or missing.
+        key_id: The KEK; for ReEncrypt, the one to wrap with.
+        context: The encryption context, ascending by name.
+        source_key_id: For ReEncrypt, the KEK to unwrap with.
+    """
 
     operation: str
+    region: str
     key_id: str
     context: tuple[tuple[str, str], ...]
+    source_key_id: str = ""
 
     def scope(self, code: str) -> Request:
         """Say what a refusal with this code is about: a policy may name the context, a key's state does not."""
-        return self if code == ACCESS_DENIED else Request(self.operation, self.key_id, ())
+        return self if code == ACCESS_DENIED else self.in_any_context()
+
+    def in_any_context(self) -> Request:
+        """Give the same request whatever its context."""
+        return replace(self, context=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,7 @@ class Refusals:
         self._clock = clock
         self._started: float | None = None
         self._refused: dict[Request, _Refusal] = {}
+        self._lately: dict[tuple[str, str], float] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -68,7 +83,7 @@ class Refusals:
         with self._lock:
             if self._started is None:
                 self._started = self._clock()
-            for scope in dict.fromkeys((request, Request(request.operation, request.key_id, ()))):
+            for scope in dict.fromkeys((request, request.in_any_context())):
                 refusal = self._refused.get(scope)
                 if refusal is None:
                     continue
@@ -96,10 +111,19 @@ class Refusals:
                 self._refused.pop(next(iter(self._refused)))
             until = now + pause * random.uniform(1.0, 1.25)  # noqa: S311 - spread, no secret
             self._refused[scope] = _Refusal(again(error), until, count + 1)
+            if len(self._lately) >= _MANY:
+                self._lately.pop(next(iter(self._lately)))
+            self._lately[request.operation, request.key_id] = until
 
     def clear(self, request: Request) -> None:
         """Note that KMS granted a request."""
         if self._refused:
             with self._lock:
                 self._refused.pop(request, None)
-                self._refused.pop(Request(request.operation, request.key_id, ()), None)
+                self._refused.pop(request.in_any_context(), None)
+                self._lately.pop((request.operation, request.key_id), None)
+
+    def lately(self, operation: str, key_id: str) -> bool:
+        """Say whether such a request was refused and may not be made again yet, in some context at least."""
+        until = self._lately.get((operation, key_id))
+        return until is not None and self._clock() < until

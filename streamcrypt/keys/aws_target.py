@@ -10,7 +10,7 @@ from streamcrypt.errors import ConfigError, KeyRefused, KeyServiceError, KeyUnav
 from streamcrypt.events import KeyAliasMoved, Observer
 from streamcrypt.keys.aws_client import forget_in_forked_child
 from streamcrypt.keys.aws_errors import request_id_of
-from streamcrypt.keys.aws_names import AWS_MANAGED_REMEDY, KeyName, parse_key_arn
+from streamcrypt.keys.aws_names import AWS_MANAGED_REMEDY, KeyName, identity_of, parse_key_arn
 
 __all__ = ["LOOK_AGAIN_SECONDS", "RESOLVE_EVERY_SECONDS", "ConfiguredKey", "unusable_answer"]
 
@@ -37,6 +37,7 @@ class ConfiguredKey:
         describe: Calls DescribeKey for the name; None where it was denied and the name is a full ARN.
         observer: Told when an alias moved.
         clock: Returns seconds and only goes forward.
+        moved: Called when an alias moved, before anyone is given the new ARN.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ConfiguredKey:
         describe: Callable[[], Mapping[str, Any] | None],
         observer: Observer,
         clock: Callable[[], float],
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.moves = 0
@@ -52,6 +54,7 @@ class ConfiguredKey:
         self._describe = describe
         self._observer = observer
         self._clock = clock
+        self._moved = moved
         forever = float("inf")
         self._target: _Target | None = _Target(name.text, 0.0, forever) if name.is_key_arn else None
         self.forget()
@@ -115,9 +118,12 @@ class ConfiguredKey:
 
     def _remember(self, arn: str) -> None:
         now, before = self._clock(), self._target
-        self._target = _Target(arn, now, now + RESOLVE_EVERY_SECONDS)
-        if before is not None and before.arn != arn:
+        moved = before is not None and identity_of(before.arn) != identity_of(arn)
+        if moved:
             self.moves += 1
+            self._moved()
+        self._target = _Target(arn, now, now + RESOLVE_EVERY_SECONDS)
+        if moved and before is not None:
             self._observer(KeyAliasMoved(self.name.text, before.arn, arn))
 
 
@@ -142,7 +148,7 @@ def _check_metadata(name: KeyName, answer: Mapping[str, Any]) -> Mapping[str, An
     except ConfigError:
         raise unusable_answer("DescribeKey", name.text, answer, KeyUnavailable, "the answer holds no key ARN") from None
     assert isinstance(metadata, dict)
-    if name.is_key_arn and arn != name.text:
+    if name.is_key_arn and identity_of(str(arn)) != identity_of(name.text):
         raise unusable_answer("DescribeKey", name.text, answer, KeyRefused, "another key answered")
     if metadata.get("KeyManager", "CUSTOMER") == "AWS":
         raise ConfigError(

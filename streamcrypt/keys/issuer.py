@@ -116,11 +116,35 @@ class DataKeyIssuer:
             self.lease = Lease.none()
         self._tell()
 
-    def sweep(self) -> None:
-        """Drop keys that can seal nothing more, though no record came to find out."""
-        rotation = self._minter.rotation
+    def let_go(self, reason: str) -> None:
+        """Drop the current and the next key; the next record, where one comes after all, gets another."""
         with self.lock:
             now = self._minter.clock()
+            self._drop(self.lease, reason, now)
+            self._drop(self._next, reason, now)
+            self.lease, self._next = Lease.none(), None
+        self._tell()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no key and none is on its way."""
+        return self.lease.key is None and self._next is None and self._pending is None
+
+    def sweep(self) -> None:
+        """Drop keys that can seal nothing more, though no record came to find out; have one replaced that is outdated.
+
+        Outdated is a key where a new one would be wrapped otherwise: see :attr:`KeyProvider.sealing_generation`.
+        """
+        rotation = self._minter.rotation
+        generation = self._minter.keys.sealing_generation
+        with self.lock:
+            now = self._minter.clock()
+            if self.lease.generation != generation:
+                # Due, and no more: where the key service is away just now, it seals on in grace.
+                self.lease.stop_messages = 0
+            if self._next is not None and self._next.generation != generation:
+                self._drop(self._next, "kek_changed", now)
+                self._next = None
             if self.lease.key is not None and now - self.lease.minted_at >= rotation.max_age + rotation.grace:
                 self._drop(self.lease, "age", now)
                 self.lease = Lease.none()
@@ -170,6 +194,8 @@ class DataKeyIssuer:
             return "clock"
         if lease.grace.is_on:
             return lease.grace.reason
+        if lease.generation != self._minter.keys.sealing_generation:
+            return "kek_changed"
         return self._minter.rotation.due(lease.messages, lease.bytes, now - lease.minted_at, size)
 
     def _seals_on(self, reason: str, size: int, now: float) -> bool:

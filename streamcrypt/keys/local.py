@@ -15,7 +15,7 @@ from streamcrypt.crypto.data_key import wipe
 from streamcrypt.crypto.suites import DEK_BYTES
 from streamcrypt.crypto.wrapping import unwrap_dek, wrap_dek
 from streamcrypt.envelope.header import EncryptedDataKey
-from streamcrypt.errors import AuthenticationFailed, ConfigError, KeyRefused
+from streamcrypt.errors import AuthenticationFailed, ConfigError, KeyRefused, UntrustedKey
 from streamcrypt.events import DevelopmentKeyInUse, Observer, ignore_events
 from streamcrypt.keys.provider import GeneratedDataKey
 
@@ -42,6 +42,7 @@ class LocalKeyProvider:
     # Nothing here waits for a network: a decryptor need not bound it.
     answers_at_once = True
     trust_generation = 0
+    sealing_generation = 0
 
     def __init__(self, keys: Mapping[str, bytes], primary: str, *, observer: Observer = ignore_events) -> None:
         if primary not in keys:
@@ -63,8 +64,13 @@ class LocalKeyProvider:
         return cls({key_id: os.urandom(DEK_BYTES)}, key_id, observer=observer)
 
     @classmethod
-    def from_file(cls, path: str | Path, *, observer: Observer = ignore_events) -> Self:
+    def from_file(cls, path: str | Path, *, primary: str | None = None, observer: Observer = ignore_events) -> Self:
         """Read a keyring file.
+
+        Args:
+            path: The file.
+            primary: The id of the KEK that wraps new data keys; default that of the file.
+            observer: Told once that a development key is in use.
 
         Raises:
             ConfigError: It is missing, readable by others than its owner, or not a keyring.
@@ -84,12 +90,12 @@ class LocalKeyProvider:
         try:
             content = json.loads(text)
             keys = {str(k): base64.b64decode(v, validate=True) for k, v in content["keys"].items()}
-            primary = content["primary"]
+            named = str(content["primary"])
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, binascii.Error, ValueError, RecursionError):
             # The parser's own words would quote the file.
             raise ConfigError(f'keyring {file}: not {{"primary": ID, "keys": {{ID: base64 of 32 bytes}}}}') from None
         try:
-            return cls(keys, str(primary), observer=observer)
+            return cls(keys, primary or named, observer=observer)
         except ConfigError as error:
             raise ConfigError(f"keyring {file}: {str(error).removeprefix('keyring: ')}") from None
 
@@ -131,6 +137,40 @@ class LocalKeyProvider:
             self._kek(key_id)  # closed meanwhile, the record is not at fault
             raise
 
+    def rewrap_data_key(
+        self, keys: Sequence[EncryptedDataKey], context: Mapping[str, str]
+    ) -> tuple[EncryptedDataKey, ...]:
+        """See :class:`streamcrypt.keys.provider.RewrappingKeyProvider`: the result holds the primary alone."""
+        failure: AuthenticationFailed | None = None
+        for encrypted, key_id in self.trusted(keys):
+            try:
+                dek = self.decrypt_data_key(encrypted, key_id, context)
+            except AuthenticationFailed as error:
+                failure = error
+                continue
+            try:
+                wrapped = wrap_dek(self._kek(self._primary), dek, _aad(context))
+                self._kek(self._primary)
+            finally:
+                wipe(dek)
+            return (EncryptedDataKey(self.provider, self._primary, wrapped),)
+        raise failure or UntrustedKey("no trusted KEK among those of the record")
+
+    def under(self, key_id: str | Sequence[str], trusted_keys: Sequence[str] = ()) -> LocalKeyProvider:
+        """Give the same keyring with another primary, trusting it and ``trusted_keys`` alone.
+
+        It lives no longer than this one and is not closed. A KEK that the keyring lacks is refused as a deleted one.
+
+        Raises:
+            ConfigError: There is more than one KEK: a keyring wraps under one.
+        """
+        names = (key_id,) if isinstance(key_id, str) else tuple(key_id)
+        if len(names) != 1:
+            raise ConfigError("keyring: it wraps each data key under one KEK", remedy="Name one key id.")
+        other = LocalKeyProvider.__new__(LocalKeyProvider)
+        vars(other).update(vars(self), _primary=names[0], _ids=frozenset((names[0], *trusted_keys)))
+        return other
+
     def check(self) -> str:
         """See :class:`streamcrypt.keys.provider.KeyProvider`."""
         self._kek(self._primary)
@@ -140,7 +180,11 @@ class LocalKeyProvider:
         try:
             return self._keys[key_id]
         except KeyError:
-            raise KeyRefused("the keyring is closed", key_id=key_id) from None
+            gone = KeyRefused(
+                f"the keyring holds no key {key_id!r}" if self._keys else "the keyring is closed", key_id=key_id
+            )
+            gone.kek_is_disabled = bool(self._keys)
+            raise gone from None
 
     def close(self) -> None:
         """Overwrite the KEKs."""

@@ -14,11 +14,11 @@ from streamcrypt.crypto.suites import Suite
 from streamcrypt.envelope.codec import derivation_info, encode_header
 from streamcrypt.envelope.header import HEADER_NAME, Content, EnvelopeHeader
 from streamcrypt.errors import AuthenticationFailed, ConfigError, EnvelopeError, KeyRefused, KeyUnavailable
-from streamcrypt.events import DataKeyMinted, Observer
+from streamcrypt.events import DataKeyMinted, DataKeyWrappedForFewer, Observer
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.forks import forget_after_fork
 from streamcrypt.keys.grace import Grace
-from streamcrypt.keys.provider import KeyProvider
+from streamcrypt.keys.provider import GeneratedDataKey, KeyProvider
 from streamcrypt.keys.rotation import RotationPolicy
 
 __all__ = ["Lease", "Minter"]
@@ -29,6 +29,7 @@ class Lease:
 
     __slots__ = (
         "bytes",
+        "generation",
         "grace",
         "header_bytes",
         "headers_alone",
@@ -58,6 +59,8 @@ class Lease:
         self.minted_at = minted_at
         self.looked_at = minted_at
         self.wall_offset = wall_offset
+        # The key service's sealing_generation in which it was minted.
+        self.generation = 0
         # Where the hot path has to stop and look, besides a clock that reads less than looked_at.
         self.stop_messages = 0
         self.stop_bytes = -1
@@ -146,21 +149,26 @@ class Minter:
                 too, was due on arrival.
         """
         started = time.perf_counter()
-        lease, key_ids = self._mint_once(topic, context)
+        lease, generated = self._mint_once(topic, context)
         if self._is_late(lease):
             # The host slept, or one call hung. Asking on and on might ask for ever.
-            lease, key_ids = self._mint_once(topic, context)
+            lease, generated = self._mint_once(topic, context)
         if self._is_late(lease):
             raise KeyUnavailable("the data key was older than rotation.max_age before it arrived")
         assert lease.key is not None
+        key_ids = tuple(key.key_id for key in generated.encrypted)
+        if generated.missing:
+            missing, errors = zip(*generated.missing, strict=True)
+            self.observer(DataKeyWrappedForFewer(topic, lease.key.id, key_ids, missing, errors))
         return lease, DataKeyMinted(topic, lease.key.id, key_ids, time.perf_counter() - started, ahead)
 
     def _is_late(self, lease: Lease) -> bool:
         return self.clock() - lease.minted_at >= self.rotation.max_age
 
-    def _mint_once(self, topic: str, context: tuple[tuple[str, str], ...]) -> tuple[Lease, tuple[str, ...]]:
+    def _mint_once(self, topic: str, context: tuple[tuple[str, str], ...]) -> tuple[Lease, GeneratedDataKey]:
         minted_at = self.clock()
         wall_offset = self.wall_clock() - minted_at
+        generation = self.keys.sealing_generation
         generated = self.keys.generate_data_key(dict(context))
         try:
             key = DataKey(generated.plaintext, self.suite, derivation_info(self.suite, context, self.bound))
@@ -171,8 +179,12 @@ class Minter:
             raise KeyRefused("the key service returned a data key of a wrong size") from None
         except EnvelopeError as error:
             raise ConfigError(f"context, bound fields and KEKs make no envelope: {error}") from None
-        grace = Grace(self.rotation, topic)
-        return Lease(key, header, minted_at, wall_offset, grace), tuple(k.key_id for k in generated.encrypted)
+        lease = Lease(key, header, minted_at, wall_offset, Grace(self.rotation, topic))
+        if generated.sealing_generation is not None:
+            # Never one that the key service itself does not show: the key would be outdated at once, again and again.
+            generation = min(max(generation, generated.sealing_generation), self.keys.sealing_generation)
+        lease.generation = generation
+        return lease, generated
 
     def sweep_when_due(self) -> None:
         """Have the keys of topics that are written no more dropped, once a minute; called after each minting."""

@@ -22,10 +22,12 @@ class BoundedWait:
 
     Args:
         max_wait: Seconds that a caller waits; the work goes on after that, and serves the next caller.
+        operation: What the key service is asked for, for the error. Default Decrypt.
     """
 
-    def __init__(self, max_wait: float) -> None:
+    def __init__(self, max_wait: float, operation: str = "Decrypt") -> None:
         self._max_wait = max_wait
+        self._operation = operation
         self._closed = False
         self.after_fork()
         forget_after_fork(self)
@@ -53,7 +55,8 @@ class BoundedWait:
         try:
             failure = pending.exception(self._max_wait)
         except TimeoutError:
-            raise KeyUnavailable("the data key is not unwrapped yet", operation="Decrypt") from None
+            what_for = "unwrapped" if self._operation == "Decrypt" else "rewrapped"
+            raise KeyUnavailable(f"the data key is not {what_for} yet", operation=self._operation) from None
         if failure is None:
             done: _T = pending.result()
             return done

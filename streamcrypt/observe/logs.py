@@ -21,17 +21,21 @@ Level = Literal["debug", "info", "warning", "error"]
 
 LINES: Mapping[type[Event], tuple[str, Level]] = {
     events.DataKeyMinted: ("data_key.minted", "info"),
+    events.DataKeyWrappedForFewer: ("data_key.wrapped_for_fewer", "warning"),
     events.DataKeyRetired: ("data_key.retired", "info"),
     events.DataKeyMintFailed: ("data_key.mint_failed", "warning"),
     events.DataKeyOpened: ("data_key.opened", "info"),
     # What it means for a record or a partition is told by record.failed and partition.paused.
     events.DataKeyRefused: ("data_key.refused", "debug"),
     events.DataKeyDropped: ("data_key.dropped", "debug"),
+    events.DataKeyRewrapped: ("data_key.rewrapped", "info"),
     events.DataKeyGraceBegan: ("data_key.grace_began", "warning"),
     events.DataKeyGraceEnded: ("data_key.grace_ended", "warning"),
+    events.DataKeyBudgetSpent: ("data_key.budget_spent", "warning"),
     events.BreakerOpened: ("key_service.breaker_opened", "warning"),
     events.BreakerClosed: ("key_service.breaker_closed", "warning"),
-    events.KeyServiceCalled: ("key_service.called", "debug"),
+    # At the default level: each line of CloudTrail is to find its partner here. It is one for a data key, not a record.
+    events.KeyServiceCalled: ("key_service.called", "info"),
     events.KeyAliasMoved: ("key_service.alias_moved", "warning"),
     events.DevelopmentKeyInUse: ("key_service.development_key", "warning"),
     events.PipelineStarting: ("pipeline.starting", "info"),
@@ -53,6 +57,10 @@ LINES: Mapping[type[Event], tuple[str, Level]] = {
     events.CommitFailed: ("offsets.commit_failed", "warning"),
     events.UnitGivenUp: ("unit.given_up", "warning"),
     events.SequenceFound: ("sequence.found", "error"),
+    events.ReencryptionPlanned: ("reencryption.planned", "info"),
+    events.ReencryptionProgress: ("reencryption.progress", "info"),
+    events.ReencryptionVerified: ("reencryption.verified", "info"),
+    events.RecordDiffers: ("record.differs", "error"),
     events.PlaintextPassed: ("record.plaintext_passed", "warning"),
 }
 """Event class to the name and level of its line. Names are stable: alerts are built on them."""

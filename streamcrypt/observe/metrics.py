@@ -36,13 +36,16 @@ class Metrics:
         # Keyed by type: one lookup for an event, and a test proves that none is missing.
         self.handlers: Mapping[type[Event], Callable[[Any], None]] = {
             events.DataKeyMinted: self._minted,
+            events.DataKeyWrappedForFewer: lambda e: self._fewer.labels(e.topic).inc(),
             events.DataKeyRetired: lambda e: self._retired.labels(e.topic, e.reason).inc(),
             events.DataKeyMintFailed: lambda e: self._mint_failed.labels(e.topic, e.error).inc(),
             events.DataKeyOpened: lambda e: self._opened.labels("shared" if e.shared else "unwrapped").inc(),
             events.DataKeyRefused: self._refused,
             events.DataKeyDropped: lambda e: self._dropped.labels(e.reason).inc(),
+            events.DataKeyRewrapped: lambda e: self._rewrapped_keys.labels(e.topic).inc(),
             events.DataKeyGraceBegan: self._grace_began,
             events.DataKeyGraceEnded: self._grace_ended,
+            events.DataKeyBudgetSpent: lambda e: self._over_budget.labels(e.topic).inc(e.records),
             events.BreakerOpened: self._breaker_opened,
             events.BreakerClosed: lambda e: self._breaker_open.labels(e.region).set(0),
             events.KeyServiceCalled: self._called,
@@ -67,6 +70,10 @@ class Metrics:
             events.CommitFailed: lambda e: self._commit_failures.labels(e.pipeline, e.code).inc(),
             events.UnitGivenUp: lambda e: self._units_given_up.labels(e.pipeline, e.code).inc(),
             events.SequenceFound: lambda e: self._sequence.labels(e.pipeline, e.topic, e.kind).inc(e.records),
+            events.ReencryptionPlanned: lambda e: self._to_reencrypt.labels(e.pipeline).set(e.offsets),
+            events.ReencryptionProgress: lambda e: self._reencrypted.labels(e.pipeline, e.phase).set(e.done),
+            events.ReencryptionVerified: lambda e: self._verified.labels(e.pipeline).set(e.compared),
+            events.RecordDiffers: lambda e: self._differ.labels(e.pipeline).inc(),
             events.PlaintextPassed: lambda e: self._plaintext.labels(e.pipeline, e.topic).inc(e.records),
         }
 
@@ -85,7 +92,7 @@ class Metrics:
 
     def _define_records(self) -> None:
         where = ("pipeline", "topic")
-        self._records = self._counter("records", "Records sealed or opened, tombstones included.", *where)
+        self._records = self._counter("records", "Records sealed, opened or re-encrypted, tombstones included.", *where)
         self._tombstones = self._counter("tombstones", "Records with a null value.", *where)
         self._bytes = self._counter("value_bytes", "Bytes of values read (in) and written (out).", *where, "direction")
         self._batches = self._counter("batches", "Fetched batches handed to the producer.", *where)
@@ -103,13 +110,22 @@ class Metrics:
             "plaintext_passed", "Records without an envelope let through before the cut-over.", *where
         )
 
+        self._to_reencrypt = self._gauge("reencryption_offsets", "Offsets that a job has to cover.", "pipeline")
+        self._reencrypted = self._gauge("reencryption_done", "Offsets that a job has covered.", "pipeline", "phase")
+        self._verified = self._gauge("reencryption_compared", "Records found the same on both sides.", "pipeline")
+        self._differ = self._counter("reencryption_differences", "Records that differ, or stand alone.", "pipeline")
+
     def _define_keys(self) -> None:
         self._minted_keys = self._counter("data_keys_minted", "Data keys minted.", "topic", "ahead")
+        self._fewer = self._counter(
+            "data_keys_wrapped_for_fewer", "Data keys wrapped for some of the configured KEKs only.", "topic"
+        )
         self._retired = self._counter("data_keys_retired", "Data keys that seal nothing more.", "topic", "reason")
         self._mint_failed = self._counter("data_key_mint_failures", "Data keys not minted.", "topic", "error")
         self._opened = self._counter("decrypt_cache_misses", "Data keys that were not in the cache.", "how")
         self._refused_keys = self._counter("data_keys_refused", "Data keys that could not be had.", "error", "fault")
         self._dropped = self._counter("data_keys_dropped", "Data keys dropped from the cache.", "reason")
+        self._rewrapped_keys = self._counter("data_keys_rewrapped", "Data keys wrapped under another KEK.", "topic")
         self._calls = self._counter("key_service_calls", "Calls to KMS.", "operation", "region", "outcome")
         self._call_seconds = self._histogram(
             "key_service_seconds", "Time of a call to KMS.", _KEY_SERVICE_BUCKETS, "operation", "region"
@@ -119,6 +135,9 @@ class Metrics:
         self._in_grace = self._gauge("data_keys_in_grace", "Data keys that are due and seal on: KMS is away.", "topic")
         self._graces = self._counter("data_key_graces", "Graces of data keys that ended.", "topic", "outcome")
         self._grace_records = self._counter("data_key_grace_records", "Records sealed in grace.", "topic")
+        self._over_budget = self._counter(
+            "data_key_budget_refusals", "Records that waited for keys.new_keys_per_minute.", "topic"
+        )
         self._alias_moved = self._counter("key_alias_moves", "Aliases found to point to another KEK.")
         self._development_key = self._gauge("development_key_in_use", "1 where the local provider is in use.")
 

@@ -37,6 +37,7 @@ from streamcrypt.sidecar.failures import (
 )
 from streamcrypt.sidecar.ledger import Ledger, Place
 from streamcrypt.sidecar.membership import Membership, runs
+from streamcrypt.sidecar.pacing import Pace
 from streamcrypt.sidecar.passing import Passing
 from streamcrypt.sidecar.safeguards import Safeguards
 from streamcrypt.sidecar.spec import PipelineSpec
@@ -99,7 +100,7 @@ class Pipeline:
         self._brokers = str(consumer_config.get("bootstrap.servers", ""))
         self._ledger = Ledger()
         self._delivery = self._make_delivery(producer_config)
-        self._member = Membership(spec.name, consumer_config, self._delivery.on_commit, observer, self)
+        self._member = self._make_member(consumer_config)
         self._safeguards = safeguards or Safeguards()
         self._passing = Passing(
             spec, transform, self._delivery, self._member, self._ledger, self._safeguards, observer, self._deliver_now
@@ -116,6 +117,10 @@ class Pipeline:
         if "transactional.id" not in config:
             return Delivery(self._spec.name, config, self._observer, self._while_full)
         return Transactions(self._spec.name, config, self._observer, self._while_full, self._turn)
+
+    def _make_member(self, config: Mapping[str, Any]) -> Membership:
+        pace = None if self._spec.rate is None else Pace(self._spec.rate)
+        return Membership(self._spec.name, config, self._delivery.on_commit, self._observer, self, pace)
 
     def run(self, stop: threading.Event, *, restarted: bool = False) -> None:
         """Run until ``stop`` is set, then deliver and commit what was begun.

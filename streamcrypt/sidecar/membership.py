@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from streamcrypt.events import KafkaClientError, Observer, PartitionsAssigned, PartitionsLost, PartitionsRevoked
 from streamcrypt.sidecar.failures import from_kafka, operator_must_act
 from streamcrypt.sidecar.ledger import Place, Progress
+from streamcrypt.sidecar.pacing import Pace
 from streamcrypt.sidecar.topics import start_where_uncommitted
 
 __all__ = ["Membership", "Upheaval", "runs"]
@@ -44,6 +45,7 @@ class Membership:
         on_commit: Told the answer to commits that were not waited for.
         observer: Told of assignments and of trouble with the broker.
         upheaval: Acts before partitions go and after.
+        pace: Bounds how fast records are fetched.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class Membership:
         on_commit: Callable[[KafkaError | None, list[TopicPartition]], None],
         observer: Observer,
         upheaval: Upheaval,
+        pace: Pace | None = None,
     ) -> None:
         self._pipeline = pipeline
+        self._pace = pace
         self._observer = observer
         self._upheaval = upheaval
         self.consumer = Consumer({**config, "error_cb": self._on_error, "on_commit": on_commit})
@@ -83,12 +87,15 @@ class Membership:
             ConnectionLost: The consumer is beyond repair.
             PipelineHalted: An operator must act.
         """
-        first = self.consumer.poll(seconds)
+        room = _BATCH if self._pace is None else self._pace.room(_BATCH, seconds)
+        first = self.consumer.poll(seconds) if room else None
         if first is None:
             self._raise_fatal()
             return ()
         arrived()
-        messages = [first, *self.consumer.consume(_BATCH - 1, 0)]
+        messages = [first, *(self.consumer.consume(room - 1, 0) if room > 1 else ())]
+        if self._pace is not None:
+            self._pace.spend(len(messages))
         self._raise_fatal()
         if any(map(Message.error, messages)):
             for message in messages:

@@ -391,7 +391,7 @@ class Passing:
 
         Opening is tried always: its data key may be at hand though that of another partition is not.
         """
-        if self._spec.mode is not Mode.ENCRYPT:
+        if self._spec.mode is not Mode.ENCRYPT or self._spec.kek_per_record:
             return None
         target = self._spec.target_of(place[0])
         for (source, _), hold in self.holds.items():

@@ -14,10 +14,11 @@ _PLACEHOLDER = "{topic}"
 
 
 class Mode(StrEnum):
-    """``encrypt`` seals what it reads, ``decrypt`` opens it."""
+    """``encrypt`` seals what it reads, ``decrypt`` opens it, ``reencrypt`` puts it under other keys."""
 
     ENCRYPT = "encrypt"
     DECRYPT = "decrypt"
+    REENCRYPT = "reencrypt"
 
 
 class Start(StrEnum):
@@ -41,7 +42,7 @@ class PipelineSpec:
 
     Attributes:
         name: Unique in the process; in logs and metrics.
-        mode: Seal or open.
+        mode: Seal, open or both.
         group: The consumer group.
         sources: Topic names, and regular expressions that begin with ``^`` and mean the whole name.
         target: The topic written; ``{topic}`` stands for the source topic.
@@ -52,6 +53,9 @@ class PipelineSpec:
         commit_interval: Seconds between commits. Default 1: a commit waits for every delivery.
         on_failure: For records that can never pass. Default halt: nobody loses a record unasked.
         dead_letter: Where they go with ``dead_letter``.
+        rate: The most records a second; None: as many as go.
+        kek_per_record: Whether records of one topic may lead to different KEKs, so that one waits for itself alone.
+        in_place: Write onto the topic that is read: for a job that knows where to end.
     """
 
     name: str
@@ -65,6 +69,9 @@ class PipelineSpec:
     commit_interval: float = 1.0
     on_failure: OnFailure = OnFailure.HALT
     dead_letter: str = ""
+    rate: float | None = None
+    in_place: bool = False
+    kek_per_record: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -79,7 +86,7 @@ class PipelineSpec:
                 raise ConfigError(
                     f"pipeline {self.name!r} would read its own dead letters", remedy="Use streamcrypt replay."
                 )
-            if not source.startswith("^") and self.target_of(source) == source:
+            if not source.startswith("^") and self.target_of(source) == source and not self.in_place:
                 raise ConfigError(
                     f"pipeline {self.name!r} would write onto its own input topic {source!r}",
                     remedy="Choose another topic in 'to'.",

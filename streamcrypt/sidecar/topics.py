@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 from streamcrypt.errors import StreamcryptError
 from streamcrypt.sidecar.spec import PipelineSpec, Start
 
-__all__ = ["RouteProblem", "Routes", "begin_at_latest", "is_compacted", "start_where_uncommitted"]
+__all__ = ["RouteProblem", "Routes", "ask", "begin_at_latest", "is_compacted", "start_where_uncommitted"]
 
 _METADATA_TIMEOUT = 5.0
 # A rebalance callback waits for this, and the end of the process waits for the callback.
@@ -126,7 +126,7 @@ def begin_at_latest(spec: PipelineSpec, consumer: Consumer, routes: Routes) -> N
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001  a public code of the library
         offsets.append(TopicPartition(place.topic, place.partition, watermarks[1]))
     try:
-        _ask(lambda: consumer.commit(offsets=offsets, asynchronous=False))
+        ask(lambda: consumer.commit(offsets=offsets, asynchronous=False))
     except KafkaException:
         # Another member has joined meanwhile, and it did this before it joined.
         if not any(p.offset >= 0 for p in _committed(consumer, partitions)):
@@ -149,11 +149,15 @@ def start_where_uncommitted(consumer: Consumer, partitions: list[TopicPartition]
 
 
 def _committed(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
-    return _ask(lambda: consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT))
+    return ask(lambda: consumer.committed(partitions, timeout=_OFFSETS_TIMEOUT))
 
 
-def _ask(question: Callable[[], _T]) -> _T:
-    """Ask the group's coordinator, again while it is on its way."""
+def ask(question: Callable[[], _T]) -> _T:
+    """Ask a group's coordinator, again while it is on its way.
+
+    Raises:
+        KafkaException: It did not answer in time, or said no.
+    """
     deadline = time.monotonic() + _OFFSETS_TIMEOUT
     while True:
         try:

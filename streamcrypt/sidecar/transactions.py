@@ -13,15 +13,13 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from streamcrypt.events import Observer, UnitGivenUp
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, from_kafka, is_fence
-from streamcrypt.sidecar.ledger import Progress
+from streamcrypt.sidecar.ledger import Place, Progress
 
 __all__ = ["Transactions"]
 
 _OVERDUE = 0.1
 # No call blocks longer, so that the loop shows that it turns.
 _CALL = 1.0
-# A call that takes longer than brokers need to answer this often, a second apart, takes for ever.
-_ANSWERS = 3
 # A call that takes longer than brokers need to answer this often, a second apart, takes for ever.
 _ANSWERS = 3
 _MILLISECONDS = 1000
@@ -104,7 +102,7 @@ class Transactions(Delivery):
         patience = max(seconds, 0.0) if wait else self._patience
         started = time.perf_counter()
         self.begin()
-        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in news.items()]
+        offsets = [self._offset(place, offset) for place, offset in news.items()]
         if offsets:
             # Fetched each time: it changes with every rebalance, and a stale one is refused.
             member = consumer.consumer_group_metadata()
@@ -115,6 +113,9 @@ class Transactions(Delivery):
         self._open = False
         self._note_committed(news, records, started)
         return True
+
+    def _offset(self, place: Place, offset: int) -> TopicPartition:
+        return TopicPartition(*place, offset)
 
     def give_up(self, failure: UnitFailed) -> UnitFailed:
         """Abort the open transaction; see :meth:`Delivery.give_up`.

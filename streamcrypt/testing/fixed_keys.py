@@ -24,6 +24,7 @@ class FixedKeyProvider:
     Attributes:
         trusts: The trusted KEKs; assign a new collection, and raise :attr:`trust_generation`, to change them.
         trust_generation: See :class:`streamcrypt.keys.provider.KeyProvider`.
+        sealing_generation: The same; raise it to have data keys for writing replaced.
         contexts: The encryption context of every call, oldest first.
         unwrapped: The key id of every unwrapping, oldest first.
     """
@@ -37,6 +38,7 @@ class FixedKeyProvider:
         self._encrypted = encrypted
         self.trusts = trusts
         self.trust_generation = 0
+        self.sealing_generation = 0
         self.contexts: list[dict[str, str]] = []
         self.unwrapped: list[str] = []
 
@@ -65,6 +67,16 @@ class FixedKeyProvider:
         self.contexts.append(dict(context))
         self.unwrapped.append(key_id)
         return bytearray(self._dek)
+
+    def under(self, key_id: str | Sequence[str], trusted_keys: Sequence[str] = ()) -> FixedKeyProvider:
+        """Give a double with the same DEK that trusts these of its KEKs alone: for :class:`streamcrypt.TenantKeys`.
+
+        Its calls are noted here.
+        """
+        names = {*([key_id] if isinstance(key_id, str) else key_id), *trusted_keys}
+        other = FixedKeyProvider(self._dek, [pair for pair in self.trusts if pair[1] in names], self._encrypted)
+        other.contexts, other.unwrapped = self.contexts, self.unwrapped
+        return other
 
     def check(self) -> str:
         """Say that all is well."""

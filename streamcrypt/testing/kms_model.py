@@ -1,48 +1,40 @@
-"""Internal: the keys of the test KMS. States, ARNs, aliases and the ciphertext format, without HTTP.
+"""Internal: the keys of the test KMS. Identity, states and what the replicas of a multi-region key share; no HTTP.
 
-Source: the AWS KMS API reference (version 2014-11-01) and the service model that botocore ships.
+Source: the AWS KMS API reference (version 2014-11-01), the developer guide's "Key states", botocore's service model.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import struct
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 __all__ = [
-    "BLOB_PREFIX",
     "DAY",
-    "KEY_ID",
-    "MAX_BLOB_BYTES",
+    "DEFAULT_WINDOW_DAYS",
     "SYMMETRIC",
+    "Grant",
     "KMSKey",
-    "KMSRegion",
     "KeyMaterial",
     "ServiceError",
-    "find_material",
-    "unseal_blob",
+    "SharedKey",
 ]
 
 SYMMETRIC = "SYMMETRIC_DEFAULT"
 DAY = 86_400.0
-MAX_BLOB_BYTES = 6144
+DEFAULT_WINDOW_DAYS = 30
 
-# A blob of AES_256 is 184 bytes at AWS: 5 + 32 + 1 + 16 + 4 + 126.
-BLOB_PREFIX = b"\x01\x02\x02\x00\x78"
-_HEAD = struct.Struct(">5s32sB16sI")
-_FORMAT = 1
-_NONCE_BYTES = 12
-_FILL = bytes(66)
-
-_ARN = re.compile(r"arn:(aws|aws-cn|aws-us-gov):kms:([a-z0-9-]+):(\d{12}):(key|alias)/([a-zA-Z0-9:/_-]+)", re.ASCII)
-KEY_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
+_STATE_TEXTS = {
+    "PendingDeletion": "is pending deletion.",
+    "PendingReplicaDeletion": "is pending replica deletion.",
+    "PendingImport": "is pending import.",
+    "Unavailable": "is unavailable.",
+    "Creating": "is creating.",
+    "Updating": "is updating.",
+}
+# "Updating" keys stay usable, says the developer guide.
+_UNUSABLE = set(_STATE_TEXTS) - {"Updating"}
 
 
 class ServiceError(Exception):
@@ -64,10 +56,19 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyMaterial:
-    """One 256-bit key material. ``id``: 64 hexadecimal digits, as KMS shows it."""
+    """One 256-bit key material.
+
+    Attributes:
+        id: 64 hexadecimal digits, as KMS shows it.
+        secret: The 32 bytes.
+        rotated: When it became current, in seconds since 1970; 0 for a key's first material.
+        rotation: ``AUTOMATIC`` or ``ON_DEMAND``; empty for a key's first material.
+    """
 
     id: str
     secret: bytes
+    rotated: float = 0.0
+    rotation: str = ""
 
     @classmethod
     def generate(cls) -> KeyMaterial:
@@ -75,171 +76,167 @@ class KeyMaterial:
         return cls(os.urandom(32).hex(), os.urandom(32))
 
 
-@dataclass(slots=True)
-class KMSKey:
-    """A KMS key in one region. The last of ``materials`` is the current one; the others only decrypt."""
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A grant on one key of one region. ``constraints``: as the API has them; ``tokens`` name it too."""
 
     id: str
-    region: str
-    account: str
+    name: str
     created: float
+    grantee: str
+    retiring: str
+    operations: tuple[str, ...]
+    constraints: Mapping[str, Mapping[str, str]]
+    token: str
+
+
+@dataclass(slots=True, eq=False)
+class SharedKey:
+    """What the primary and the replicas of a multi-region key have in common; a single-region key has one of its own.
+
+    The last of ``materials`` is the current one; the others only decrypt. ``period_days`` 0: no automatic rotation.
+    """
+
+    id: str
+    account: str
+    primary_region: str
     materials: list[KeyMaterial] = field(default_factory=list, repr=False)
     spec: str = SYMMETRIC
     usage: str = "ENCRYPT_DECRYPT"
     manager: str = "CUSTOMER"
     origin: str = "AWS_KMS"
     custom_key_store_id: str = ""
-    description: str = ""
-    state: str = "Enabled"
-    deletion_date: float = 0.0
-    on_demand_rotations: int = 0
-
-    @property
-    def arn(self) -> str:
-        """The key ARN."""
-        return f"arn:aws:kms:{self.region}:{self.account}:key/{self.id}"
+    period_days: int = 0
+    next_rotation: float = 0.0
+    members: dict[str, KMSKey] = field(default_factory=dict)
 
     @property
     def multi_region(self) -> bool:
         """Whether this is a multi-region key, which its id tells."""
         return self.id.startswith("mrk-")
 
+    @property
+    def primary(self) -> KMSKey | None:
+        """The primary key; None once it is deleted."""
+        return self.members.get(self.primary_region)
+
+    @property
+    def on_demand_rotations(self) -> int:
+        """How often the key was rotated by hand, in its whole life."""
+        return sum(material.rotation == "ON_DEMAND" for material in self.materials)
+
+    def find_material(self, material_id: str) -> KeyMaterial | None:
+        """Return the material of that id, or None."""
+        return next((material for material in self.materials if material.id == material_id), None)
+
+    def rotate(self, rotation: str, now: float) -> KeyMaterial:
+        """Make a new material the current one, in every region at once."""
+        material = replace(KeyMaterial.generate(), rotated=now, rotation=rotation)
+        self.materials.append(material)
+        return material
+
+    def due(self, now: float) -> int:
+        """Do what the clock says is due: automatic rotations and deletions. Return how many rotations."""
+        rotations = 0
+        primary = self.primary
+        while self.period_days and primary and primary.state == "Enabled" and self.next_rotation <= now:
+            self.rotate("AUTOMATIC", self.next_rotation)
+            self.next_rotation += self.period_days * DAY
+            rotations += 1
+        for region, key in list(self.members.items()):
+            if key.own_state == "PendingDeletion" and key.deletion_date <= now:
+                del self.members[region]
+                self._start_window(key.deletion_date, now)
+        return rotations
+
+    def _start_window(self, since: float, now: float) -> None:
+        # The primary's waiting period begins when its last replica is gone.
+        primary = self.primary
+        if primary is None or len(self.members) > 1 or primary.own_state != "PendingReplicaDeletion":
+            return
+        primary.own_state, primary.deletion_date = "PendingDeletion", since + primary.window_days * DAY
+        if primary.deletion_date <= now:
+            del self.members[self.primary_region]
+
+
+@dataclass(slots=True, eq=False)
+class KMSKey:
+    """A key in one region: single-region, primary or replica. State, policy, tags and grants are its own."""
+
+    shared: SharedKey
+    region: str
+    created: float
+    policy: str
+    description: str = ""
+    own_state: str = "Enabled"
+    store_is_away: bool = False
+    deletion_date: float = 0.0
+    window_days: int = DEFAULT_WINDOW_DAYS
+    tags: dict[str, str] = field(default_factory=dict)
+    grants: dict[str, Grant] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The key id, the same in every region."""
+        return self.shared.id
+
+    @property
+    def arn(self) -> str:
+        """The key ARN."""
+        return f"arn:aws:kms:{self.region}:{self.shared.account}:key/{self.shared.id}"
+
+    @property
+    def state(self) -> str:
+        """The key state: its own, or ``Unavailable`` while its custom key store is away."""
+        pending = self.own_state.startswith("Pending")
+        return "Unavailable" if self.store_is_away and not pending else self.own_state
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether this is a replica of a multi-region key."""
+        return self.region != self.shared.primary_region
+
+    @property
+    def material(self) -> KeyMaterial:
+        """The current material."""
+        return self.shared.materials[-1]
+
+    @property
+    def rotates(self) -> bool:
+        """Whether this is of the kind whose material KMS can rotate."""
+        return self.shared.spec == SYMMETRIC and self.shared.origin == "AWS_KMS"
+
+    def shows(self, material: KeyMaterial, name: str = "KeyMaterialId") -> dict[str, Any]:
+        """The response member that names a material; none for a custom key store, which has no material ids."""
+        return {name: material.id} if self.rotates else {}
+
     def error(self, code: str, message: str, status: int = 400) -> ServiceError:
         """Build an error that names this key in the call log."""
         return ServiceError(code, message, status, self.arn)
 
-    def require_not_pending(self) -> None:
-        """Refuse a key that is pending deletion."""
-        if self.state == "PendingDeletion":
-            raise self.error("KMSInvalidStateException", f"{self.arn} is pending deletion.")
+    def require_state(self, *, enabled: bool = False, usable: bool = False) -> None:
+        """Refuse a key that is going to be deleted, and on demand one that is disabled or cannot be used now."""
+        if enabled and self.state == "Disabled":
+            raise self.error("DisabledException", f"{self.arn} is disabled.")
+        refused = _UNUSABLE if usable else {"PendingDeletion", "PendingReplicaDeletion"}
+        if self.state in refused:
+            raise self.error("KMSInvalidStateException", f"{self.arn} {_STATE_TEXTS[self.state]}")
 
-    def require_usable(self) -> None:
-        """Refuse a key that cannot encrypt and decrypt data keys now."""
-        if self.manager == "AWS":
+    def require_customer_managed(self) -> None:
+        """Refuse a key that an AWS service manages."""
+        if self.shared.manager == "AWS":
             raise self.error(
                 "AccessDeniedException",
                 f"The caller is not authorized to use {self.arn}: an AWS managed key serves only its own service",
             )
-        if self.usage != "ENCRYPT_DECRYPT" or self.spec != SYMMETRIC:
+
+    def require_usable(self) -> None:
+        """Refuse a key that cannot encrypt and decrypt data keys now."""
+        self.require_customer_managed()
+        shared = self.shared
+        if shared.usage != "ENCRYPT_DECRYPT" or shared.spec != SYMMETRIC:
             raise self.error(
                 "InvalidKeyUsageException",
-                f"{self.arn} key usage is {self.usage} and key spec {self.spec}, not valid here.",
+                f"{self.arn} key usage is {shared.usage} and key spec {shared.spec}, not valid here.",
             )
-        if self.state == "Disabled":
-            raise self.error("DisabledException", f"{self.arn} is disabled.")
-        self.require_not_pending()
-
-    def seal_blob(self, plaintext: bytes, context: Mapping[str, str]) -> bytes:
-        """Encrypt under the current material, with the encryption context as AAD. 152 bytes longer, as at AWS."""
-        material = self.materials[-1]
-        head = _HEAD.pack(BLOB_PREFIX, bytes.fromhex(material.id), _FORMAT, _id_bytes(self.id), len(_FILL + plaintext))
-        nonce = os.urandom(_NONCE_BYTES)
-        return head + nonce + AESGCM(material.secret).encrypt(nonce, _FILL + plaintext, head + _aad(context))
-
-
-def unseal_blob(key: KMSKey, blob: bytes, context: Mapping[str, str]) -> tuple[bytes, KeyMaterial]:
-    """Decrypt a blob that :func:`find_material` found to be of ``key``.
-
-    Raises:
-        ServiceError: InvalidCiphertextException: the blob or the context was altered.
-    """
-    head, body = blob[: _HEAD.size], blob[_HEAD.size :]
-    material = find_material(key, blob)
-    if material is None:
-        raise key.error("InvalidCiphertextException", "")
-    try:
-        plain = AESGCM(material.secret).decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], head + _aad(context))
-    except (InvalidTag, ValueError):
-        raise key.error("InvalidCiphertextException", "") from None
-    return plain[len(_FILL) :], material
-
-
-def find_material(key: KMSKey, blob: bytes) -> KeyMaterial | None:
-    """Return the material of ``key`` that the blob names, or None."""
-    named = blob[5:37].hex()
-    return next((material for material in key.materials if material.id == named), None)
-
-
-def _id_bytes(key_id: str) -> bytes:
-    return uuid.UUID(key_id.removeprefix("mrk-")).bytes
-
-
-def _aad(context: Mapping[str, str]) -> bytes:
-    return json.dumps(sorted(context.items()), ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-class KMSRegion:
-    """The keys and aliases of one region. The caller holds the server's lock.
-
-    Args:
-        name: Such as ``eu-west-1``.
-        account: Twelve digits.
-        clock: Returns seconds since 1970, for creation and deletion dates.
-    """
-
-    def __init__(self, name: str, account: str, clock: Callable[[], float]) -> None:
-        self.name = name
-        self.account = account
-        self.clock = clock
-        self.aliases: dict[str, str] = {}
-        self._keys: dict[str, KMSKey] = {}
-
-    def add(self, key: KMSKey) -> KMSKey:
-        """Take a key into the region."""
-        self._keys[key.id] = key
-        return key
-
-    def __iter__(self) -> Iterator[KMSKey]:
-        """Walk over the keys, in order of creation, without those whose deletion date has passed."""
-        now = self.clock()
-        for key in list(self._keys.values()):
-            if key.state == "PendingDeletion" and key.deletion_date <= now:
-                del self._keys[key.id]
-                self.aliases = {name: target for name, target in self.aliases.items() if target != key.id}
-            else:
-                yield key
-
-    def resolve(self, key_id: str) -> KMSKey:
-        """Find the key that a KeyId, key ARN, alias name or alias ARN means.
-
-        Raises:
-            ServiceError: NotFoundException or InvalidArnException.
-        """
-        if not key_id.startswith("arn:"):
-            return self._resolve_name(key_id)
-        match = _ARN.fullmatch(key_id)
-        if match is None or match[1] != "aws":
-            raise ServiceError("InvalidArnException", f"Invalid arn {key_id}")
-        _, region, account, kind, name = match.groups()
-        if region != self.name:
-            raise ServiceError("NotFoundException", f"Invalid arn {region}", key_arn=key_id)
-        if account != self.account:
-            # KMS answers this way for a key of another account that has not let the caller in.
-            raise ServiceError("AccessDeniedException", f"no resource-based policy allows {key_id}", key_arn=key_id)
-        return self._resolve_name(f"alias/{name}" if kind == "alias" else name, shown=key_id)
-
-    def _resolve_name(self, name: str, shown: str = "") -> KMSKey:
-        if name.startswith("alias/"):
-            target = self.aliases.get(name) or self._create_aws_managed(name)
-            if not target:
-                raise ServiceError("NotFoundException", f"Alias {shown or self.alias_arn(name)} is not found.")
-            return self._resolve_name(target)
-        if not KEY_ID.fullmatch(name):
-            raise ServiceError("NotFoundException", f"Invalid keyId '{name}'", key_arn=shown)
-        found = next((key for key in self if key.id == name), None)
-        if found is None:
-            arn = shown or f"arn:aws:kms:{self.name}:{self.account}:key/{name}"
-            raise ServiceError("NotFoundException", f"Key '{arn}' does not exist", key_arn=arn)
-        return found
-
-    def _create_aws_managed(self, alias: str) -> str:
-        # DescribeKey of an AWS alias creates its key, says the API reference.
-        if not alias.startswith("alias/aws/"):
-            return ""
-        key = KMSKey(str(uuid.uuid4()), self.name, self.account, self.clock(), [KeyMaterial.generate()], manager="AWS")
-        self.aliases[alias] = self.add(key).id
-        return key.id
-
-    def alias_arn(self, alias: str) -> str:
-        """The ARN of an alias name."""
-        return f"arn:aws:kms:{self.name}:{self.account}:{alias}"
+        self.require_state(enabled=True, usable=True)

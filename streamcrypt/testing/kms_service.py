@@ -1,7 +1,7 @@
 """A KMS over HTTP: the AWS JSON 1.1 protocol, so that boto3 and every AWS SDK connect by ``endpoint_url``.
 
-Keys, states, aliases, contexts and errors behave as at AWS; data keys are really encrypted. Signatures and key
-policies are not checked: never put a real secret under it.
+Keys, regions, states, rotation, aliases, contexts, policies, grants and errors behave as at AWS; data keys are really
+encrypted. Signatures are not checked: never put a real secret under it.
 """
 
 from __future__ import annotations
@@ -10,62 +10,43 @@ import json
 import re
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from streamcrypt.testing.kms_call import Call, Members, World, read_context
-from streamcrypt.testing.kms_faults import Fault, FaultPlan, status_of
+from streamcrypt.testing.kms_call import Call, Members, read_context
+from streamcrypt.testing.kms_faults import Faults, status_of
 from streamcrypt.testing.kms_http import Listener
-from streamcrypt.testing.kms_model import ServiceError
+from streamcrypt.testing.kms_model import KMSKey, ServiceError
 from streamcrypt.testing.kms_operations import OPERATIONS
+from streamcrypt.testing.kms_region import World
 from streamcrypt.testing.kms_seed import plant, read_seed
+from streamcrypt.testing.kms_trail import CallLog, KMSCall, request_parameters
 
 __all__ = ["KMSCall", "KMSServer"]
 
+KeyState = Literal["Enabled", "Creating", "Updating", "PendingImport", "Unavailable"]
+
 _TARGET_PREFIX = "TrentService."
-_SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([a-z0-9-]+)/kms/aws4_request")
+_SCOPE = re.compile(r"Credential=([^/]+)/\d{8}/([a-z0-9-]+)/kms/aws4_request")
+_KEY_MEMBERS = ("KeyId", "TargetKeyId", "DestinationKeyId")
+_ARN_REGION = re.compile(r"arn:aws:kms:([a-z0-9-]+):")
 _CLOSING_SECONDS = 5.0
-_KEPT_CALLS = 100_000  # a laptop stack runs for weeks
 
 
-@dataclass(frozen=True, slots=True)
-class KMSCall:
-    """One request that reached the server, as CloudTrail would show it.
-
-    Attributes:
-        operation: Such as ``GenerateDataKey``.
-        key_arn: The key's ARN; empty where none was found or the fault came first.
-        context: The encryption context, ascending by name.
-        outcome: ``ok``, an error code, or the fault: ``hang``, ``drop``, ``garbage``.
-        request_id: As in the answer's ``x-amzn-RequestId``.
-        time: Seconds since 1970, by the server's clock.
-        region: From the request's signature.
-    """
-
-    operation: str
-    key_arn: str
-    context: tuple[tuple[str, str], ...]
-    outcome: str
-    request_id: str
-    time: float
-    region: str
-
-
-class KMSServer:
+class KMSServer(Faults, CallLog):
     """A KMS for tests and laptops. Use it as a context manager, or call :meth:`start` and :meth:`close`.
 
     Args:
         host: Where to listen. Loopback by default, since nothing is authenticated.
         port: 0 picks a free one.
         account: The account of all keys; a seed may name another.
-        region: Of :meth:`create_key` where none is given, and of :attr:`default_key`.
+        region: Of :meth:`create_key` and the like where neither a region nor an ARN is given.
         seed: Path of a JSON file with keys; see :mod:`streamcrypt.testing.kms_seed`.
         random_seed: Of the chance behind faults with a fraction; the same one gives the same run.
-        clock: Returns seconds since 1970; decides when a key pending deletion is gone.
+        clock: Returns seconds since 1970; decides when a key pending deletion is gone and a rotation is due.
 
     Raises:
         ConfigError: The seed file is not usable.
@@ -88,11 +69,11 @@ class KMSServer:
         self._clock = clock
         self._lock = threading.RLock()
         self._world = World(str(planted.get("account", account)), clock)
+        Faults.__init__(self, random_seed)
+        CallLog.__init__(self, self._world.account)
         self.seeded = tuple(plant(self._world, planted))
-        """ARNs of the keys from the seed file, in its order."""
-        self._faults = FaultPlan(random_seed)
-        self._calls: deque[KMSCall] = deque(maxlen=_KEPT_CALLS)
-        self._released = threading.Event()
+        """ARNs of the keys from the seed file, in its order, without replicas."""
+        self._closing = threading.Event()
         self._http = Listener((host, port), self)
         self._thread: threading.Thread | None = None
 
@@ -111,8 +92,8 @@ class KMSServer:
 
     def close(self) -> None:
         """Release what hangs, end every connection and stop. May be called twice."""
+        self._closing.set()
         self.heal()
-        self._released.set()
         if self._thread is not None:
             self._http.shutdown()
             self._thread.join()
@@ -131,15 +112,19 @@ class KMSServer:
     # ---- keys, without a client ----
 
     def call(self, operation: str, *, region: str | None = None, **members: Any) -> Members:
-        """Do an operation in process, with the members of the API and no entry in the call log.
+        """Do an operation in process, with the members of the API, no entry in the call log and nobody judged.
 
-        Blobs are base64 text, as on the wire.
+        Blobs are base64 text, as on the wire. Without ``region`` it goes to the region of the ARN in ``KeyId``,
+        ``TargetKeyId`` or ``DestinationKeyId``, if there is one, else to the server's own.
 
         Raises:
             ServiceError: The service's error, with its ``code``.
         """
+        named = next((members[name] for name in _KEY_MEMBERS if name in members), "")
+        match = _ARN_REGION.match(str(named))
+        place = region or (match[1] if match else self.region)
         with self._lock:
-            return OPERATIONS[operation](Call(self._world, self._world.region(region or self.region), members)) or {}
+            return OPERATIONS[operation](Call(self._world, self._world.region(place), members, operation)) or {}
 
     def create_key(self, *aliases: str, region: str | None = None, **members: Any) -> str:
         """Create a key and aliases for it; return its ARN. ``members``: those of CreateKey."""
@@ -148,122 +133,139 @@ class KMSServer:
             self.call("CreateAlias", region=region, AliasName=alias, TargetKeyId=arn)
         return arn
 
-    # ---- the call log ----
+    def replicate(self, key_id: str, region: str, *aliases: str) -> str:
+        """Replicate a multi-region primary key to a region, with aliases there; return the replica's ARN."""
+        arn = str(self.call("ReplicateKey", KeyId=key_id, ReplicaRegion=region)["ReplicaKeyMetadata"]["Arn"])
+        for alias in aliases:
+            self.call("CreateAlias", region=region, AliasName=alias, TargetKeyId=arn)
+        return arn
 
-    @property
-    def calls(self) -> list[KMSCall]:
-        """A copy of the call log, oldest first; the last 100,000 calls are kept."""
+    def rotate(self, key_id: str) -> str:
+        """Rotate the material of a key now, as an automatic rotation would; return the new material's id.
+
+        It is not counted among the 25 on-demand rotations of a key. Of a replica, the whole key is rotated.
+        """
         with self._lock:
-            return list(self._calls)
+            shared = self._find(key_id).shared
+            material = shared.rotate("AUTOMATIC", self._clock())
+            self._world.remember(shared)
+            return material.id
 
-    def count(self, operation: str, outcome: str | None = None) -> int:
-        """Count the requests of an operation, whatever came of them, or those with one outcome."""
-        return sum(call.operation == operation and outcome in {None, call.outcome} for call in self.calls)
+    def set_state(self, key_id: str, state: KeyState) -> None:
+        """Put a key, given by ARN, into a state that at AWS comes and goes by itself, or back to ``Enabled``.
 
-    def forget_calls(self) -> None:
-        """Empty the call log."""
+        ``Creating`` is a fresh replica's, ``Updating`` that of keys whose primary moves, ``PendingImport`` that of keys
+        without material, ``Unavailable`` that of keys whose store is away.
+        """
         with self._lock:
-            self._calls.clear()
+            self._find(key_id).own_state = state
 
-    # ---- faults: each hits `count` requests (None: no end), or a `fraction` of them, until `heal` ----
+    def _find(self, key_id: str) -> KMSKey:
+        match = _ARN_REGION.match(key_id)
+        return self._world.region(match[1] if match else self.region).resolve(key_id)
 
-    def fail(
-        self, code: str, operation: str = "*", *, count: int | None = None, fraction: float = 1.0, region: str = "*"
-    ) -> None:
-        """Answer with an error: ThrottlingException, AccessDeniedException, KMSInternalException, or any code."""
-        self._faults.add(Fault("error", operation, region, code=code, count=count, fraction=fraction))
-
-    def delay(
-        self,
-        seconds: float,
-        operation: str = "*",
-        *,
-        count: int | None = None,
-        fraction: float = 1.0,
-        region: str = "*",
-    ) -> None:
-        """Answer late by ``seconds``. Delays add up."""
-        self._faults.add(Fault("delay", operation, region, seconds=seconds, count=count, fraction=fraction))
-
-    def hang(self, operation: str = "*", *, count: int | None = None, fraction: float = 1.0, region: str = "*") -> None:
-        """Take requests and answer nothing until :meth:`heal`, which lets them go on as if nothing had been."""
-        self._faults.add(Fault("hang", operation, region, count=count, fraction=fraction))
-
-    def drop(self, operation: str = "*", *, count: int | None = None, fraction: float = 1.0, region: str = "*") -> None:
-        """Take requests and close the connection."""
-        self._faults.add(Fault("drop", operation, region, count=count, fraction=fraction))
-
-    def garble(
-        self,
-        operation: str = "*",
-        *,
-        body: bytes = b"\x00<html>not JSON",
-        count: int | None = None,
-        fraction: float = 1.0,
-        region: str = "*",
-    ) -> None:
-        """Answer status 200 with ``body``, as a broken proxy would."""
-        self._faults.add(Fault("garbage", operation, region, body=body, count=count, fraction=fraction))
-
-    def heal(self) -> None:
-        """End every fault and let hanging requests go on."""
-        self._faults.clear()
+    def disconnect_store(self, store_id: str) -> None:
+        """Take a custom key store away: its keys are ``Unavailable`` until :meth:`connect_store`."""
         with self._lock:
-            self._released.set()
-            self._released = threading.Event()
+            self._world.move_store(store_id, away=True)
+
+    def connect_store(self, store_id: str) -> None:
+        """Bring a custom key store back."""
+        with self._lock:
+            self._world.move_store(store_id, away=False)
+
+    # ---- who may do what ----
+
+    def allow(self, access_key_id: str, policy: Mapping[str, Any], name: str = "") -> None:
+        """Attach an identity policy; from the first call on every request over HTTP is judged, deny by default.
+
+        Args:
+            access_key_id: Whose requests are meant.
+            policy: The document, as IAM has it. Several policies of one identity add up.
+            name: The identity is ``arn:aws:iam::<account>:role/<name>``; default its access key id.
+
+        Raises:
+            ConfigError: IAM would refuse the policy. The text says why.
+        """
+        with self._lock:
+            self._world.access.allow(access_key_id, policy, name)
+
+    def disallow(self, access_key_id: str) -> None:
+        """Detach every policy of an identity; it stays judged."""
+        with self._lock:
+            self._world.access.disallow(access_key_id)
 
     # ---- one request ----
 
     def answer(self, target: str, authorization: str, body: bytes, request_id: str) -> tuple[int, bytes] | None:
         """Answer one request: status and body, or None to close the connection."""
-        operation = target.removeprefix(_TARGET_PREFIX)
-        scope = _SCOPE.search(authorization)
-        region = scope[1] if scope else ""
         members = _read_members(body)
-        entry = KMSCall(operation, "", read_context(members or {}), "ok", request_id, self._clock(), region)
-        released = self._released
-        delay, fault = self._faults.draw(operation, region)
-        if delay:
-            released.wait(delay)
+        entry = self._entry(target.removeprefix(_TARGET_PREFIX), authorization, members or {}, request_id)
+        delays, fault = self._faults.draw(entry.operation, entry.region)
+        for late in delays:
+            if not self._closing.is_set():
+                late.over.wait(late.seconds)
         if fault is None:
             answer, entry = self._operate(entry, target, members)
             self._log(entry)
             return answer
         if fault.trouble == "error":
-            self._log(replace(entry, outcome=fault.code))
-            return _refusal(ServiceError(fault.code, "injected by the test", status_of(fault.code)))
-        self._log(replace(entry, outcome=fault.trouble))
+            error = ServiceError(fault.code, "injected by the test", status_of(fault.code))
+            self._log(replace(entry, outcome=fault.outcome, message=error.message))
+            return _refusal(error)
+        self._log(replace(entry, outcome=fault.outcome))
         if fault.trouble == "garbage":
             return 200, fault.body
         if fault.trouble == "drop":
             return None
-        released.wait()
+        fault.over.wait()
         return self._operate(entry, target, members)[0]
+
+    def _entry(self, operation: str, authorization: str, members: Members, request_id: str) -> KMSCall:
+        scope = _SCOPE.search(authorization)
+        access_key_id, region = (scope[1], scope[2]) if scope else ("", "")
+        return KMSCall(
+            operation,
+            "",
+            read_context(members, "EncryptionContext", "SourceEncryptionContext"),
+            "ok",
+            request_id,
+            self._clock(),
+            region,
+            principal=self._world.access.principal(access_key_id) if scope else "",
+            target_context=read_context(members, "DestinationEncryptionContext"),
+            access_key_id=access_key_id,
+            parameters=request_parameters(operation, members),
+        )
 
     def _operate(self, entry: KMSCall, target: str, members: Members | None) -> tuple[tuple[int, bytes], KMSCall]:
         call = None
         try:
-            call = self._admit(target, entry.region, members)
+            call = self._admit(target, entry, members)
             with self._lock:
                 answer = 200, _encode(OPERATIONS[entry.operation](call))
         except ServiceError as error:
             key_arn = error.key_arn or (call.key_arn if call else "")
-            return _refusal(error), replace(entry, outcome=error.code, key_arn=key_arn)
-        return answer, replace(entry, key_arn=call.key_arn)
+            return _refusal(error), replace(entry, outcome=error.code, key_arn=key_arn, message=error.message)
+        return answer, replace(
+            entry,
+            key_arn=call.key_arn,
+            material_id=call.material_id,
+            target_arn=call.target_arn,
+            target_material_id=call.target_material_id,
+            grants=call.grants,
+        )
 
-    def _admit(self, target: str, region: str, members: Members | None) -> Call:
-        if not region:
+    def _admit(self, target: str, entry: KMSCall, members: Members | None) -> Call:
+        if not entry.region:
             raise ServiceError("MissingAuthenticationTokenException", "Missing Authentication Token")
-        if not target.startswith(_TARGET_PREFIX) or target.removeprefix(_TARGET_PREFIX) not in OPERATIONS:
+        if not target.startswith(_TARGET_PREFIX) or entry.operation not in OPERATIONS:
             raise ServiceError("UnknownOperationException")
         if members is None:
             raise ServiceError("SerializationException")
         with self._lock:
-            return Call(self._world, self._world.region(region), members)
-
-    def _log(self, entry: KMSCall) -> None:
-        with self._lock:
-            self._calls.append(entry)
+            region = self._world.region(entry.region)
+        return Call(self._world, region, members, entry.operation, entry.access_key_id)
 
 
 def _refusal(error: ServiceError) -> tuple[int, bytes]:

@@ -48,6 +48,7 @@ class ScriptedKeyProvider:
         on_call: Called with each call as it arrives, before the gate: to move a clock, say.
         distrusted: KEK ids that are trusted no more; :meth:`distrust` adds to it.
         trust_generation: See :class:`streamcrypt.keys.provider.KeyProvider`.
+        sealing_generation: The same; raise it to have data keys for writing replaced.
     """
 
     def __init__(self, inner: KeyProvider, *, patience: float = 60.0) -> None:
@@ -61,6 +62,7 @@ class ScriptedKeyProvider:
         self.on_call: Callable[[KeyCall], None] | None = None
         self.distrusted: set[str] = set()
         self.trust_generation = 0
+        self.sealing_generation = 0
 
     @property
     def provider(self) -> str:

@@ -114,4 +114,7 @@ def arrived(message: Message) -> Arrived:
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    return Arrived(topic, partition, offset, message.key(), message.value(), headers, message.timestamp()[1])
+    # A letter is as old as its writing, and names its record's time in a header.
+    own = dict(headers).get("streamcrypt-dlq-timestamp")
+    timestamp = message.timestamp()[1] if own is None else int(own)
+    return Arrived(topic, partition, offset, message.key(), message.value(), headers, timestamp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -10,10 +11,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import yaml
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
@@ -24,27 +24,22 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from typer.testing import CliRunner
 
 from streamcrypt import AWSKMSKeyProvider, EncryptingProducer, Encryptor, LocalKeyProvider
 from streamcrypt.audit.plan import make_plan
 from streamcrypt.audit.reading import Reader
 from streamcrypt.audit.state import StateFile
 from streamcrypt.audit.tally import Counter, HeaderBook
-from streamcrypt.cli.app import app
 from streamcrypt.cli.compose import consumer_config
 from streamcrypt.config import load
 from streamcrypt.envelope.framing import frame_prefix
 from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.testing import KMSServer
+from tests.audits import counts, record, run, write_config
 from tests.broker import Broker, unique_name, wait_until
 from tests.envelopes import envelope, sealed, wrap
 from tests.kms import use_fake_credentials
 
-if TYPE_CHECKING:
-    from click.testing import Result
-
-NOON = 1_750_000_000_000  # milliseconds: 2025-06-15T15:06:40Z
 KEYRING = {name: os.urandom(32) for name in ("old", "new", "third")}
 
 
@@ -53,44 +48,6 @@ def config(broker: Broker, tmp_path: Path) -> Path:
     """A configuration with a keyring of two KEKs; the third is not trusted."""
     LocalKeyProvider({name: KEYRING[name] for name in ("old", "new")}, "new").save(tmp_path / "keyring.json")
     return write_config(tmp_path, broker, {"provider": "local", "keyring": "keyring.json"})
-
-
-def write_config(directory: Path, broker: Broker, keys: dict[str, Any]) -> Path:
-    """A configuration for the brokers."""
-    tree = {
-        "kafka": {"bootstrap.servers": broker.bootstrap},
-        "keys": keys,
-        "pipelines": [{"name": unique_name("p"), "mode": "encrypt", "from": "plain", "to": "sealed"}],
-    }
-    path = directory / "streamcrypt.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
-
-
-def made(broker: Broker, partitions: int = 1, **settings: str) -> str:
-    """A topic whose records of a fixed time long ago stay: the broker looks for old ones every few minutes."""
-    return broker.create_topic(partitions=partitions, config={"retention.ms": "-1", **settings})
-
-
-def run(config: Path, *arguments: str) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(app, ["audit", str(config), *arguments])
-
-
-def counts(config: Path, topic: str, *arguments: str) -> list[dict[str, Any]]:
-    """The partitions of a topic as JSON gives them."""
-    result = run(config, topic, "--format", "json", *arguments)
-    assert result.exit_code == 0, result.output
-    (found,) = json.loads(result.stdout)["topics"]
-    assert found["topic"] == topic
-    return found["partitions"]
-
-
-def record(header: bytes | None, partition: int = 0, second: int = 0, number: int = 1, **more: Any) -> dict[str, Any]:
-    """A record to be written by hand."""
-    headers = [] if header is None else [("streamcrypt", header)]
-    value = sealed(number, partition)
-    return {"value": value, "headers": headers, "partition": partition, "timestamp": NOON + 1000 * second, **more}
 
 
 def key_of(key_id: str, records: int, data_keys: int, first: tuple[int, str], last: tuple[int, str]) -> dict[str, Any]:
@@ -108,7 +65,7 @@ def key_of(key_id: str, records: int, data_keys: int, first: tuple[int, str], la
 
 def test_the_counts_are_those_that_were_written(broker: Broker, config: Path) -> None:
     """Three KEKs over three partitions, with all that is no sealed record; printed is the document and nothing else."""
-    topic = made(broker, 3)
+    topic = broker.create_topic(partitions=3)
     old, older, new, pair = envelope("old"), envelope("old"), envelope("new"), envelope("new", "third")
     broker.produce(
         topic,
@@ -152,7 +109,7 @@ def test_the_counts_are_those_that_were_written(broker: Broker, config: Path) ->
 
 def test_what_our_own_producer_sealed_is_counted(broker: Broker, config: Path) -> None:
     """A data key for each ten records, and their sequence is sound."""
-    topic = made(broker, 2)
+    topic = broker.create_topic(partitions=2)
     with Encryptor(LocalKeyProvider(KEYRING, "third"), RotationPolicy(max_messages=10)) as sealer:
         producer = EncryptingProducer({"bootstrap.servers": broker.bootstrap}, encryptor=sealer)
         for n in range(100):
@@ -167,7 +124,7 @@ def test_what_our_own_producer_sealed_is_counted(broker: Broker, config: Path) -
 
 def test_sequences_are_looked_at_where_asked(broker: Broker, config: Path) -> None:
     """A record left out and one written again."""
-    topic, header = made(broker), envelope("old")
+    topic, header = broker.create_topic(), envelope("old")
     broker.produce(topic, [record(header, number=n) for n in (1, 2, 4, 4)])
     (partition,) = counts(config, topic, "--sequence")
     assert partition["sequence"] == {"gaps": 1, "repeats": 1, "disorder": 0, "moved": 0}
@@ -175,7 +132,7 @@ def test_sequences_are_looked_at_where_asked(broker: Broker, config: Path) -> No
 
 def test_what_retention_deleted_is_not_counted(broker: Broker, config: Path) -> None:
     """The first offset is not 0 then."""
-    topic = made(broker)
+    topic = broker.create_topic()
     broker.produce(topic, [record(envelope("old"), second=n) for n in range(5)])
     broker.produce(topic, [record(envelope("new"), second=n) for n in range(5, 8)])
     truncate(broker, topic, 5)
@@ -203,7 +160,7 @@ def test_what_compaction_removed_is_not_counted(broker: Broker, config: Path) ->
         "max.compaction.lag.ms": "100",
         "delete.retention.ms": "0",
     }
-    topic = made(broker, **settings)
+    topic = broker.create_topic(config=settings)
     header = envelope("old")
     last = 0
 
@@ -225,7 +182,7 @@ def test_what_compaction_removed_is_not_counted(broker: Broker, config: Path) ->
 
 def test_aborted_records_are_none_and_open_transactions_leave_it_open(broker: Broker, config: Path) -> None:
     """Nobody sees aborted records; what is not yet committed may need the KEK soon."""
-    topic, old = made(broker), envelope("old")
+    topic, old = broker.create_topic(), envelope("old")
     broker.produce(topic, [record(envelope("new"))])
     producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": unique_name("tx"), "log_level": 0})
     producer.init_transactions(30)
@@ -247,7 +204,7 @@ def test_aborted_records_are_none_and_open_transactions_leave_it_open(broker: Br
 
 def test_the_answer_is_the_exit_code(broker: Broker, config: Path) -> None:
     """Yes, no, undetermined; a KEK that is not trusted does not stand in, one that opens does."""
-    topic, dek = made(broker, 2), os.urandom(32)
+    topic, dek = broker.create_topic(partitions=2), os.urandom(32)
     rewrapped = envelope(*(wrap(KEYRING, name, dek) for name in ("old", "new")), dek=dek)
     broker.produce(topic, [record(rewrapped), record(envelope("new"), 1)])
     yes = run(config, topic, "--safe-to-disable", "old")
@@ -268,7 +225,7 @@ def test_the_answer_is_the_exit_code(broker: Broker, config: Path) -> None:
 
 def test_the_answer_holds_over_all_topics_named(broker: Broker, config: Path) -> None:
     """One record in the last of them is enough."""
-    topics = [made(broker) for _ in range(3)]
+    topics = [broker.create_topic() for _ in range(3)]
     for topic in topics:
         broker.produce(topic, [record(envelope("new"))])
     assert run(config, *topics, "--safe-to-disable", "old").exit_code == 0
@@ -280,7 +237,7 @@ def test_the_answer_holds_over_all_topics_named(broker: Broker, config: Path) ->
 
 def test_all_means_all_but_kafkas_own(broker: Broker) -> None:
     """Topics that others made, too."""
-    topic = made(broker)
+    topic = broker.create_topic()
     plan = make_plan(broker.admin, None)
     assert topic in plan.topics
     assert not any(name.startswith("__") for name in plan.topics)
@@ -289,7 +246,7 @@ def test_all_means_all_but_kafkas_own(broker: Broker) -> None:
 def test_replicas_and_aliases_are_one_kek(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked up at the KMS; without one that answers, the answer is undetermined."""
     use_fake_credentials(monkeypatch)
-    topic = made(broker)
+    topic = broker.create_topic()
     with KMSServer() as kms:
         mrk = kms.create_key("alias/payments", MultiRegion=True)
         other = kms.create_key("alias/other")
@@ -311,7 +268,7 @@ def test_replicas_and_aliases_are_one_kek(broker: Broker, tmp_path: Path, monkey
 def test_a_substitute_is_unwrapped_at_the_kms(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One Decrypt for an envelope of any number of records; while KMS is away nobody can tell."""
     use_fake_credentials(monkeypatch)
-    topic = made(broker)
+    topic = broker.create_topic()
     with KMSServer() as kms:
         old, new = kms.create_key(), kms.create_key()
         keys = {"provider": "aws-kms", "key_id": new, "region": kms.region, "endpoint_url": kms.url}
@@ -334,7 +291,7 @@ def test_a_substitute_is_unwrapped_at_the_kms(broker: Broker, tmp_path: Path, mo
 
 def test_retention_that_overtakes_the_reading_is_told(broker: Broker, config: Path) -> None:
     """What is left is read; whether something was missed is left open."""
-    topic = made(broker)
+    topic = broker.create_topic()
     broker.produce(topic, [record(envelope("new"), second=n) for n in range(6)])
     plan, book = make_plan(broker.admin, [topic]), HeaderBook()
     truncate(broker, topic, 4)
@@ -363,7 +320,7 @@ def read(
 
 def test_a_topic_that_goes_away_is_told(broker: Broker, config: Path) -> None:
     """It was there when the audit began."""
-    topic, other = made(broker), made(broker)
+    topic, other = broker.create_topic(), broker.create_topic()
     broker.produce(topic, [record(envelope("new"))])
     broker.produce(other, [record(envelope("new"))])
     plan = make_plan(broker.admin, [topic, other])
@@ -375,7 +332,7 @@ def test_a_topic_that_goes_away_is_told(broker: Broker, config: Path) -> None:
 
 def test_an_interrupted_audit_goes_on(broker: Broker, config: Path, tmp_path: Path) -> None:
     """Together they count what one alone would have; records that came meanwhile stay out, the state goes away."""
-    topic, state = made(broker, 2), tmp_path / "state.json"
+    topic, state = broker.create_topic(partitions=2), tmp_path / "state.json"
     headers = [envelope(name) for name in ("old", "new", "third")]
     broker.produce(topic, [record(headers[n // 7 % 3], n % 2, number=n) for n in range(30_000)])
     alone = counts(config, topic)
@@ -399,7 +356,7 @@ def test_a_signal_ends_it_and_the_state_is_kept(
     broker: Broker, config: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """As a process: 130, a message on standard error, nothing on standard output; killed, it goes on as well."""
-    topic, state = made(broker, 2), tmp_path / "state.json"
+    topic, state = broker.create_topic(partitions=2), tmp_path / "state.json"
     header = envelope("old")
     # Small batches, fetched one by one, so that reading takes seconds.
     producer = Producer({"bootstrap.servers": broker.bootstrap, "batch.num.messages": 20, "linger.ms": 100})
@@ -427,7 +384,7 @@ def test_a_signal_ends_it_and_the_state_is_kept(
 
 def test_no_group_is_used(broker: Broker, config: Path) -> None:
     """The offsets of the pipelines stay as they are."""
-    topic = made(broker)
+    topic = broker.create_topic()
     broker.produce(topic, [record(envelope("old"))] * 10)
     counts(config, topic)
     groups = {group.group_id for group in broker.admin.list_consumer_groups().result(30).valid}
@@ -436,7 +393,7 @@ def test_no_group_is_used(broker: Broker, config: Path) -> None:
 
 def test_the_page_and_the_table(broker: Broker, config: Path) -> None:
     """Both to standard output; the table keeps a key id whole."""
-    topic = made(broker)
+    topic = broker.create_topic()
     arn = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
     broker.produce(topic, [record(envelope(arn)), record(None, value=b"plain")])
     page = run(config, topic, "--format", "html")
@@ -481,12 +438,13 @@ def test_no_cluster_is_undetermined(tmp_path: Path, broker: Broker, monkeypatch:
 
 def test_ends_are_taken_when_it_begins(broker: Broker, config: Path) -> None:
     """A topic that is written to all the time ends, too."""
-    topic, header = made(broker), envelope("old")
+    topic, header = broker.create_topic(), envelope("old")
     broker.produce(topic, [record(header)] * 1000)
     plan, book = make_plan(broker.admin, [topic]), HeaderBook()
     broker.produce(topic, [record(header)] * 1000)
     read(config, plan, book)
     assert plan.places[topic, 0].records == 1000
+    assert gc.isenabled(), "reading does without it, what comes after does not"
     asked = broker.admin.list_offsets({TopicPartition(topic, 0): OffsetSpec.latest()})
     assert [answer.result(30).offset for answer in asked.values()] == [2000]
 
@@ -501,7 +459,7 @@ def test_a_topic_that_may_not_be_read_leaves_it_open(broker_factory: Any, tmp_pa
     )
     LocalKeyProvider(KEYRING, "new").save(tmp_path / "keyring.json")
     config = write_config(tmp_path, private, {"provider": "local", "keyring": "keyring.json"})
-    topic, secret = made(private), made(private)
+    topic, secret = private.create_topic(), private.create_topic()
     for name in (topic, secret):
         private.produce(name, [record(envelope("new"))])
     allow(private, secret, AclOperation.DESCRIBE)

@@ -191,7 +191,7 @@ def test_forged_origins_and_junk_stay_where_they_are(broker, tmp_path):
 
 
 def test_a_key_trusted_since_brings_back_its_records(broker, tmp_path, kms, monkeypatch):
-    """UntrustedKey, mended by an entry in `trusted_keys`."""
+    """UntrustedKey, mended by an entry in `trusted_keys`. A key service that is slow, but answers, is waited for."""
     other = kms.create_key("alias/other")
     config = _reader(broker, kms_keys(kms))
     source, target = _pipeline(config)["from"], _pipeline(config)["to"]
@@ -203,6 +203,7 @@ def test_a_key_trusted_since_brings_back_its_records(broker, tmp_path, kms, monk
     provider.close()
     _settle(tmp_path, config, 5, broker)
     _pipeline(config)["trusted_keys"] = [other]
+    kms.delay(0.8, "Decrypt")
     assert _replay(tmp_path, config)[:2] == (5, {})
     assert _numbers(broker, target) == list(range(5))
 

@@ -62,14 +62,27 @@ def _heal(kms):
 
 
 def test_while_kms_is_away_an_encrypting_pipeline_waits_and_goes_on_by_itself(broker, tmp_path, kms, topics):
-    """Partitions pause, not ready but alive, nothing passes in clear or past its order, nothing is lost."""
-    source, target, _ = topics
+    """Partitions pause, not ready but alive, nothing passes in clear or past its order, nothing is lost.
+
+    A disabled key is asked for slowly, so that one has a KMS and a pipeline of its own beside the others.
+    """
+    slow = broker.create_topic(partitions=PARTITIONS), broker.create_topic(partitions=PARTITIONS)
+    with KMSServer() as other, ThreadPoolExecutor(1) as beside:
+        other.create_key(KEY)
+        waiting = beside.submit(_go_through, broker, tmp_path, other, slow, ["disabled"])
+        _go_through(broker, tmp_path, kms, topics, [outage for outage in OUTAGES if outage != "disabled"])
+        waiting.result()
+
+
+def _go_through(broker, tmp_path, kms, topics, outages):
+    source, target, *_ = topics
     pipeline = {"mode": "encrypt", "from": source, "to": target}
     config = config_of(broker.bootstrap, kms_keys(kms), pipeline, rotation={"max_messages": 50, "max_age": "10m"})
     sent = 0
     with Sidecar(tmp_path, config) as sidecar:
         sidecar.ready()
-        for outage, (begin, error) in OUTAGES.items():
+        for outage in outages:
+            begin, error = OUTAGES[outage]
             begin(kms)
             seen = len(sidecar.events)
             broker.produce(source, _load(range(sent, sent + 240)))

@@ -4,54 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 
 from streamcrypt.testing import KMSServer
 from tests.broker import wait_until
-from tests.sidecar import COMPLAINT, READY, STOPPED, Sidecar, config_of, keyring_at, kms_keys
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.sidecar import COMPLAINT, READY, STOPPED, Load, Sidecar, config_of, keyring_at, kms_keys, numbers
 
 PARTITIONS = 3
 
 
-class _Load:
-    """Writes numbered records to a topic without a pause, until told to end."""
-
-    def __init__(self, broker, topic: str) -> None:
-        self._broker, self._topic = broker, topic
-        self._enough = threading.Event()
-        self.sent = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._enough.wait(0.02):
-            numbers = range(self.sent, self.sent + 300)
-            self._broker.produce(
-                self._topic, [{"key": b"%d" % n, "value": b"v", "partition": n % PARTITIONS} for n in numbers]
-            )
-            self.sent += 300
-
-    @contextmanager
-    def running(self) -> Iterator[_Load]:
-        self._thread.start()
-        try:
-            yield self
-        finally:
-            self._enough.set()
-            self._thread.join()
-
-
 def _numbers(broker, topic: str) -> list[list[int]]:
-    found: list[list[int]] = [[] for _ in range(PARTITIONS)]
-    for message in broker.read(topic):
-        found[message.partition()].append(int(message.key()))
-    return found
+    return numbers(broker, topic, PARTITIONS)
 
 
 @pytest.fixture
@@ -68,7 +32,7 @@ def _topics(config) -> tuple[str, str]:
 def test_a_signal_under_load_ends_it_in_time_and_a_restart_goes_on_exactly_there(broker, tmp_path, config, how):
     """Exit 0 within 10 s, all that was begun is delivered and committed: nothing missing, nothing twice, in order."""
     source, target = _topics(config)
-    with _Load(broker, source).running() as load:
+    with Load(broker, source, PARTITIONS).running() as load:
         with Sidecar(tmp_path, config) as sidecar:
             sidecar.committed(1_000)
             assert sidecar.stop(how, seconds=10) == 0
@@ -91,7 +55,7 @@ def test_kill_9_under_load_loses_nothing_at_least_once(broker, tmp_path, config)
     """The next one begins at the last commit: records may come twice, none is missing, first ones are in order."""
     config["pipelines"][0]["delivery"] = "at_least_once"
     source, target = _topics(config)
-    with _Load(broker, source).running() as load:
+    with Load(broker, source, PARTITIONS).running() as load:
         with Sidecar(tmp_path, config) as sidecar:
             sidecar.committed(1_000)
             sidecar.wait_for("batch.done", after=len(sidecar.events))

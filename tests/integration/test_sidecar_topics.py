@@ -65,7 +65,9 @@ def test_a_missing_topic_is_named_with_its_remedy(broker, tmp_path, missing):
 
 
 def test_a_regex_reads_new_topics_and_partitions_from_their_start_and_never_its_own_targets(broker_factory, tmp_path):
-    """Also with `start: latest`, which counts for the first start of the group alone; within 30 s; nothing is created.
+    """Also with `start: latest`, which counts for the first start of the group alone; nothing is created.
+
+    They are seen at the next look at the metadata, every 10 s by default and more often here.
 
     The broker would create topics for anyone who asks for them.
     """
@@ -77,6 +79,7 @@ def test_a_regex_reads_new_topics_and_partitions_from_their_start_and_never_its_
     pipeline = _encrypt("^orders\\..*", "{topic}.encrypted", start="latest", exclude=["^.*\\.private"])
     config = config_of(broker.bootstrap, keyring_at(tmp_path), pipeline)
     config["kafka"]["producer"] = {"topic.metadata.refresh.interval.ms": 500}
+    config["kafka"]["consumer"]["topic.metadata.refresh.interval.ms"] = 1_000
     with Sidecar(tmp_path, config) as sidecar:
         sidecar.ready()
         broker.produce(old, [{"key": b"after", "value": b"v", "partition": p} for p in (0, 1)])

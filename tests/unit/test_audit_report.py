@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from streamcrypt.audit.page import as_page
+from streamcrypt.audit.page_style import COLOURS, STYLE
 from streamcrypt.audit.plan import Plan, TopicFacts
-from streamcrypt.audit.report import as_tree, rfc3339
+from streamcrypt.audit.report import Findings, as_tree, rfc3339
 from streamcrypt.audit.sequences import SequenceCounter
 from streamcrypt.audit.state import StateFile
 from streamcrypt.audit.tally import Counter, HeaderBook, Place
@@ -21,6 +23,7 @@ from streamcrypt.errors import ConfigError
 from streamcrypt.testing import ManualClock
 from tests.envelopes import Record, envelope, sealed, under
 
+MADE = datetime(2030, 1, 1, tzinfo=UTC)
 ONE, TWO, PAIR = envelope("kek-a"), envelope("kek-a"), envelope("kek-a", "kek-<b>")
 RECORDS = [
     Record(2, sealed(1), under(ONE), time=(1, 0)),
@@ -104,7 +107,7 @@ def test_an_answer_and_sequences_stand_where_they_were_asked_for() -> None:
     plan, book = example()
     counter = SequenceCounter(plan.places, book, ())
     counter.take([*RECORDS, Record(9, sealed(5), under(TWO))])
-    tree = as_tree(plan, book, Verdict("kek-a", Answer.NO, ("because",)))
+    tree = as_tree(plan, book, Findings(Verdict("kek-a", Answer.NO, ("because",))))
     assert set(tree) == {"topics", "safe_to_disable"}
     assert tree["safe_to_disable"] == {"key_id": "kek-a", "answer": "no", "evidence": ["because"]}
     assert tree["topics"][0]["partitions"][0]["sequence"] == {"gaps": 0, "repeats": 1, "disorder": 0, "moved": 0}
@@ -127,7 +130,7 @@ def test_the_page_needs_nothing_else() -> None:
     """No address, no script; names are escaped; each KEK has its lane; dark and light."""
     plan, book = example()
     plan.unreadable["se<cret"] = "not authorized"
-    page = as_page(plan, book, datetime(2030, 1, 1, tzinfo=UTC), Verdict("kek-a", Answer.NO, ("a < b",)))
+    page = as_page(plan, book, MADE, Findings(Verdict("kek-a", Answer.NO, ("a < b",))))
     for never in ("http:", "https:", "//", "<script", "url(", "@import", "src=", "href="):
         assert never not in page
     for once in (
@@ -140,8 +143,33 @@ def test_the_page_needs_nothing_else() -> None:
     ):
         assert once in page
     assert "kek-<b>" not in page
-    assert page.count('<rect class="lane"') == 2
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == page.count('<div class="lane">') == 2
+
+
+def test_the_pages_colours_can_be_told_from_what_is_behind_them() -> None:
+    """WCAG 2.2: 3:1 for the bars on their lanes (1.4.11), 4.5:1 for the letters on their marks (1.4.3)."""
+    light, dark = (dict(re.findall(r"--(\w+):(#[0-9a-f]{3,6})", part)) for part in STYLE.split("@media(prefers", 1))
+    for colours in (light, dark):
+        for number in range(COLOURS):
+            colour = colours[f"k{number}"]
+            assert contrast(colour, colours["lane"]) >= 3
+            assert contrast(colour, colours["on"]) >= 4.5
+        for name in ("ink", "soft", "yes", "no", "undetermined"):
+            assert contrast(colours[name], colours["page"]) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours, as WCAG defines it."""
+    low, high = sorted(luminance(colour) for colour in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of #rgb or #rrggbb."""
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_a_picture_has_no_more_bars_than_pixels() -> None:
@@ -158,7 +186,7 @@ def test_a_picture_has_no_more_bars_than_pixels() -> None:
     place.end = 10_000
     for n in range(2000):
         place.tallies[book.look_up(envelope("kek-a")).index] = type(tally)(1, 5 + 4 * n, 0, 5 + 4 * n, 0)
-    assert as_page(plan, book, datetime(2030, 1, 1, tzinfo=UTC)).count("<title>") <= 1001
+    assert as_page(plan, book, MADE).count("<rect") <= 1001
 
 
 class Terminal(StringIO):

@@ -95,6 +95,32 @@ def test_runs_are_counted_to_the_record() -> None:
     assert (b.records, b.first_offset, b.first_time, b.last_offset, b.last_time) == (2, 10, None, 11, None)
 
 
+def test_a_header_that_varies_does_not_end_a_run() -> None:
+    """And hides nothing: an envelope too many is malformed wherever it stands, and another envelope is another."""
+    many = [Record(n, sealed(n), under(A, ("n", b"%d" % n))) for n in range(3)]
+    wide = [Record(n, sealed(n), under(A, ("n", b"%d" % n), ("m", None))) for n in (3, 4)]
+    behind = [Record(n, sealed(n), [("streamcrypt", A), ("n", b"%d" % n)]) for n in (5, 6)]
+    twice = [
+        Record(7, sealed(), [("streamcrypt", A), ("streamcrypt", A)]),
+        Record(8, sealed(), [("streamcrypt", B), ("n", b"1"), ("streamcrypt", A)]),
+        Record(9, sealed(), [("streamcrypt", A), ("streamcrypt", None)]),
+    ]
+    other = [
+        Record(10, sealed(), under(B, ("n", b"1"))),
+        Record(11, sealed(), [("n", b"1")]),
+        Record(12, None, under(A)),
+    ]
+    places, book = counted(*many, *wide, *behind, *twice, *other, Record(13, sealed(), under(A, ("n", b"x"))))
+    tallies = {book.envelopes[i].data: tally.records for i, tally in places[0].tallies.items()}
+    assert tallies == {A: 8, B: 1}
+    assert (places[0].records, places[0].malformed, places[0].plaintext) == (14, 4, 1)
+    for record in twice:
+        between, _ = counted(
+            many[0], many[1], Record(2, record.content, record.pairs), Record(3, sealed(), many[2].pairs)
+        )
+        assert (between[0].records, between[0].malformed) == (4, 1)
+
+
 def test_what_comes_behind_the_end_is_not_counted() -> None:
     """Nor what belongs to a partition that is not read, nor what was counted already."""
     records = [Record(n, sealed(), under(A)) for n in range(8)] + [Record(0, sealed(), under(A), place=7)]

@@ -8,6 +8,7 @@ import pytest
 
 from streamcrypt.audit.keks import KEKIdentity
 from streamcrypt.audit.tally import Counter, HeaderBook, Place
+from streamcrypt.audit.unwrapping import Unwrapping
 from streamcrypt.audit.verdict import Answer, Substitutes, Verdict, judge
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import ConfigError, KeyRefused, KeyUnavailable
@@ -39,7 +40,8 @@ def ask(
     for name, value in (place or {}).items():
         setattr(found, name, value)
     facts = {"unreadable": {}, "lows": {}, "now": {}, **facts}
-    return judge([found], book, KEKIdentity(kek, None), Substitutes(keys, limit), **facts)
+    proofs = (Substitutes(keys, Unwrapping(limit)),)
+    return judge([found], book, KEKIdentity(kek, None), lambda _topic: proofs, **facts)
 
 
 def both(*names: str, dek: bytes | None = None) -> bytes:
@@ -94,6 +96,28 @@ def test_only_what_a_reader_would_try_stands_in() -> None:
     assert ask(header, kek="new", trusts=("old", "new", "fourth")).answer is Answer.NO
 
 
+def test_every_reader_of_a_topic_has_to_open_without_the_kek() -> None:
+    """Pipelines may trust different KEKs: what opens for one is no substitute for the other. None calls twice."""
+    keys = ScriptedKeyProvider(LocalKeyProvider({"new": KEYRING["new"], "third": KEYRING["third"]}, "new"))
+    narrow = ScriptedKeyProvider(LocalKeyProvider({"third": KEYRING["third"]}, "third"))
+    header, book = both("old", "new"), HeaderBook()
+    places = {(topic, 0): Place(topic, 0, 0, 1, 1) for topic in ("one", "two")}
+    Counter(places, book).take([Record(0, sealed(), under(header), name=topic) for topic in ("one", "two")])
+    unwrapping = Unwrapping()
+    wide, other = Substitutes(keys, unwrapping, "pipeline a"), Substitutes(narrow, unwrapping, "pipeline b")
+    again = Substitutes(keys, unwrapping, "pipeline c")
+    readers = {"one": (wide, again), "two": (wide, other)}
+    facts = {"unreadable": {}, "lows": {}, "now": {}}
+    verdict = judge(list(places.values()), book, KEKIdentity("old", None), readers.__getitem__, **facts)
+    assert verdict.answer is Answer.NO
+    (evidence,) = verdict.evidence
+    assert evidence.startswith("two[0]: 1 records at offsets 0 to 0 need the KEK: the other KEKs")
+    assert evidence.endswith("are not trusted here (pipeline b)")
+    assert keys.count(DECRYPT) == 1
+    only_one = judge([places["one", 0]], book, KEKIdentity("old", None), readers.__getitem__, **facts)
+    assert only_one.answer is Answer.YES
+
+
 def test_undetermined_while_the_key_service_is_away() -> None:
     """It is asked once, not for every envelope."""
     keys = ScriptedKeyProvider(LocalKeyProvider(KEYRING, "new"))
@@ -115,7 +139,7 @@ def test_undetermined_past_the_limit_of_calls() -> None:
     keys = ScriptedKeyProvider(LocalKeyProvider(KEYRING, "new"))
     verdict = ask(*(both("old", "new") for _ in range(5)), keys=keys, limit=3)
     assert (verdict.answer, keys.count(DECRYPT)) == (Answer.UNDETERMINED, 3)
-    assert "more than 3 envelopes" in verdict.evidence[0]
+    assert "more than 3 encrypted data keys" in verdict.evidence[0]
 
 
 @pytest.mark.parametrize(
@@ -139,8 +163,8 @@ def test_undetermined_where_something_was_not_read(place: dict, facts: dict, tex
 
 def test_undetermined_where_nothing_was_read_at_all() -> None:
     """A login that sees no topic has not shown that none needs the KEK."""
-    substitutes = Substitutes(LocalKeyProvider(KEYRING, "new"))
-    verdict = judge([], HeaderBook(), KEKIdentity("old", None), substitutes, unreadable={}, lows={}, now={})
+    proofs = (Substitutes(LocalKeyProvider(KEYRING, "new"), Unwrapping()),)
+    verdict = judge([], HeaderBook(), KEKIdentity("old", None), lambda _: proofs, unreadable={}, lows={}, now={})
     assert verdict.answer is Answer.UNDETERMINED
 
 

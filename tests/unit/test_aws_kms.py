@@ -25,47 +25,16 @@ from streamcrypt.errors import (
 from streamcrypt.events import KeyAliasMoved, KeyServiceCalled
 from streamcrypt.keys.aws_kms import AWSKMSKeyProvider
 from streamcrypt.keys.provider import KeyProvider
-from streamcrypt.testing import CollectingObserver, KMSServer, ManualClock
-from tests.kms import REGION, make_client, use_fake_credentials
+from streamcrypt.testing import KMSServer
+from tests.kms import REGION, make_client
 
 CONTEXT = {"streamcrypt:topic": "payments", "app": "billing"}
 ARN = f"arn:aws:kms:{REGION}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+MRK_ARN = f"arn:aws:kms:{REGION}:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab"
 OTHER_ARN = f"arn:aws:kms:{REGION}:111122223333:key/aaaaaaaa-12ab-34cd-56ef-1234567890ab"
 
 
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch):
-    use_fake_credentials(monkeypatch)
-
-
-@pytest.fixture
-def server():
-    with KMSServer(region=REGION) as running:
-        yield running
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def observer():
-    return CollectingObserver()
-
-
-@pytest.fixture
-def provider_of(server, clock, observer):
-    made = []
-
-    def make(key_id, **settings):
-        settings = {"region": REGION, "endpoint_url": server.url, "clock": clock, "observer": observer} | settings
-        made.append(AWSKMSKeyProvider(key_id, **settings))
-        return made[-1]
-
-    yield make
-    for provider in made:
-        provider.close()
+pytestmark = pytest.mark.usefixtures("fake_credentials")
 
 
 def open_again(provider, made, context=CONTEXT):
@@ -144,9 +113,12 @@ def test_a_session_of_ones_own_is_used(server, provider_of, monkeypatch):
         ("alias/aws/kafka", {}, "AWS managed"),
         (f"arn:aws:kms:{REGION}:111122223333:alias/aws/kafka", {}, "AWS managed"),
         ([], {}, "empty"),
-        ([ARN, OTHER_ARN], {}, "several KEKs are not supported yet"),
-        (ARN, {"regions": ["us-east-1"]}, "regions: several KEKs are not supported yet"),
-        (ARN, {"require": "any"}, "require: several KEKs are not supported yet"),
+        ([f"alias/k{n}" for n in range(9)], {}, "9 keys"),
+        ([ARN, OTHER_ARN], {"region": "us-east-1"}, "contradicts"),
+        (ARN, {"regions": ["us-east-1"]}, "multi-region keys"),
+        (ARN, {"regions": "us-east-1"}, "not a string"),
+        (ARN, {"trusted_keys": [MRK_ARN], "regions": ["us east"]}, "regions[0]"),
+        (ARN, {"only_region": "eu west"}, "region"),
         (ARN, {"require": "most"}, "require"),
         (ARN, {"region": "us-east-1"}, "contradicts"),
         (ARN, {"region": "eu west"}, "region"),
@@ -214,6 +186,9 @@ def test_the_region_comes_from_the_argument_the_arn_or_the_environment(server, p
         provider_of("alias/a", region=None).check()
     assert "AWS_REGION" in caught.value.remedy
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    provider_of("alias/a", region=None).check()
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
     provider_of("alias/a", region=None).check()
     assert {call.region for call in server.calls} == {"us-east-1"}
 
@@ -624,7 +599,7 @@ def test_a_forked_child_makes_its_own_connection(server, provider_of):
     """The child's calls work though locks were held at the fork, and the parent's connection still does."""
     provider = provider_of(server.create_key())
     provider.generate_data_key(CONTEXT)
-    with provider._clients._lock, provider._key._lock:
+    with provider._clients._lock, provider._keks[0].target._lock, provider._watch._lock:
         child = os.fork()
         if child == 0:
             try:

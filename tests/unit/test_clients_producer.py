@@ -33,10 +33,10 @@ NOBODY = {"log_level": 0}  # no bootstrap servers: nothing is tried, so that len
 class Sealing:
     """An encryptor with its keys and events, and producers that are purged at the end of the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options) -> None:
         self.keys = ScriptedKeyProvider(LocalKeyProvider.generate())
         self.seen = CollectingObserver()
-        self.encryptor = Encryptor(self.keys, observer=self.seen)
+        self.encryptor = Encryptor(self.keys, observer=self.seen, **options)
         self.decryptor = Decryptor(self.keys)
         self.producers: list[EncryptingProducer] = []
 
@@ -58,9 +58,9 @@ class Sealing:
 
 
 @pytest.fixture
-def sealing():
-    """Ends without waiting for brokers that are not there."""
-    made = Sealing()
+def sealing(request):
+    """Ends without waiting for brokers that are not there. Options of the encryptor come as an indirect parameter."""
+    made = Sealing(**getattr(request, "param", {}))
     yield made
     for producer in made.producers:
         if len(producer):
@@ -310,6 +310,9 @@ def test_an_exception_of_the_base_class_retires_the_data_key(sealing, mock_clust
     assert sealing.retired() == ["failure"]
 
 
+@pytest.mark.parametrize(
+    "sealing", [{}, {"framing": "self_contained"}], indirect=True, ids=["header", "self-contained"]
+)
 @pytest.mark.parametrize("callback", [False, True])
 @pytest.mark.parametrize("only_errors", [False, True])
 def test_a_failed_delivery_retires_the_data_key_once_for_a_burst(sealing, topic, callback, only_errors) -> None:
@@ -327,6 +330,31 @@ def test_a_failed_delivery_retires_the_data_key_once_for_a_burst(sealing, topic,
     assert len(sealing.seen.of(DataKeyMinted)) == 2
     eventually(lambda: producer.poll(0.05) and len(producer) == 0, "the next report")
     assert sealing.retired() == ["failure"] * 2
+
+
+@pytest.mark.parametrize("sealing", [{"rotation": RotationPolicy(max_messages=2)}], indirect=True, ids=["two a key"])
+def test_a_failed_delivery_retires_no_data_key_but_its_own(sealing, topic) -> None:
+    """Three keys, five records, all failed: only the key of the last one was still in use."""
+    producer = sealing.producer({**NOBODY, "message.timeout.ms": 50, "linger.ms": 0})
+    for _ in range(5):
+        producer.produce(topic, b"v")
+    eventually(lambda: producer.poll(0.05) and len(producer) == 0, "all reports")
+    assert sealing.retired() == ["messages", "messages", "failure"]
+
+
+@pytest.mark.parametrize(
+    ("sealing", "reasons"),
+    [({}, []), ({"tombstones": "authenticated"}, ["failure"])],
+    indirect=["sealing"],
+    ids=["plain", "authenticated"],
+)
+def test_a_tombstone_that_failed_retires_the_key_that_proves_it(sealing, topic, reasons) -> None:
+    """A plain one took no number, and no later record is in doubt for it."""
+    producer = sealing.producer({**NOBODY, "message.timeout.ms": 50, "linger.ms": 0})
+    sealing.encryptor.ready(topic)
+    producer.produce(topic, None, b"k")
+    eventually(lambda: producer.poll(0.05) and len(producer) == 0, "the report")
+    assert sealing.retired() == reasons
 
 
 def test_a_purge_retires_the_data_key_and_its_reports_not_the_next_one(sealing, topic) -> None:

@@ -302,7 +302,7 @@ def test_environment_alone_can_configure(file):
         ("STREAMCRYPT__KAFKA__BOOTSTRAP_SERVER", "x", "no property of librdkafka", "'bootstrap.servers'"),
         ("STREAMCRYPT__HTTP__PORT", "many", "no whole number", "whole number"),
         ("STREAMCRYPT__PIPELINES__0__BOUND", "[key", "no list", "JSON"),
-        ("STREAMCRYPT__PIPELINES__0__MODE", "reencrypt", "not delivered yet", "encrypt"),
+        ("STREAMCRYPT__PIPELINES__0__MODE", "reencript", "is no choice", "reencrypt"),
     ],
 )
 def test_a_wrong_variable_is_named(file, variable, value, message, remedy):
@@ -506,6 +506,24 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     (changed(keys={"endpoint_url": 5}), "keys.endpoint_url", "neither a URL nor a map", ""),
     (changed(keys={"endpoint_url": "http://kms:8080"}), "keys.endpoint_url", "in clear", "insecure_endpoint"),
     (changed(keys={"endpoint_url": {"us-east-1": "https://k"}}), "keys.endpoint_url.us-east-1", "not the region", ""),
+    (
+        changed(keys={"endpoint_url": {"eu-west-1": "https://k"}, "regions": ["eu-west-2"]}),
+        "keys.endpoint_url",
+        "no URL for eu-west-2",
+        "URL",
+    ),
+    # several KEKs and regions
+    (changed(keys={"key_id": ARN, "regions": ["eu-west-2"]}), "keys.regions", "multi-region keys", "mrk-"),
+    (changed(keys={"regions": ["eu west"]}), "keys.regions", "not a region", "eu-west-1"),
+    (changed(keys={"require": "any"}), "keys.require", "several key ids", "several keys"),
+    (changed(keys={"require": "most"}), "keys.require", "no choice", ""),
+    (changed(keys={"key_id": [f"alias/k{n}" for n in range(9)]}), "keys.key_id", "9 keys", "at most 8"),
+    (
+        changed(keys={"key_id": [ARN, ARN.replace("1234abcd", "aaaaaaaa")], "region": "us-east-1"}),
+        "keys.region",
+        "is us-east-1",
+        "eu-west-1",
+    ),
     (changed(keys=LOCAL), "keys.keyring", "is missing", "keyring: PATH"),
     (changed(keys={**LOCAL, "keyring": "k", "key_id": "alias/x"}), "keys.key_id", "aws-kms' only", "Remove"),
     (changed(keys={**LOCAL, "keyring": "k", "region": "eu-west-1"}), "keys.region", "aws-kms' only", "Remove"),
@@ -524,12 +542,30 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     ),
     # not delivered yet
     (changed(workers=2), "workers", "not delivered yet", "more containers"),
-    (changed(keys={"regions": ["eu-west-2"]}), "keys.regions", "not delivered yet", "region"),
-    (changed(keys={"key_id": ["alias/a", "alias/b"]}), "keys.key_id", "not delivered yet", "one key"),
-    (changed(keys={"key_id": "alias/t-{header:t}"}), "keys.key_id", "not delivered yet", "one key"),
-    (changed(keys={"require": "any"}), "keys.require", "not delivered yet", ""),
-    (changed(pipeline={"mode": "reencrypt"}), "pipelines[0].mode", "not delivered yet", "encrypt"),
-    (changed(pipeline={"how": "rewrap"}), "pipelines[0].how", "not delivered yet", ""),
+    # re-encryption
+    (changed(pipeline={"mode": "reencrypt"}), "pipelines[0].how", "is missing", "how: rewrap"),
+    (changed(pipeline={"how": "rewrap"}), "pipelines[0].how", "goes with 'mode: reencrypt'", "Remove it"),
+    (changed(pipeline={"rate": "10/s"}), "pipelines[0].rate", "goes with 'mode: reencrypt'", "Remove it"),
+    (changed(pipeline={"rate": "fast"}), "pipelines[0].rate", "no whole number", ""),
+    (changed(pipeline={"rate": "0/s"}), "pipelines[0].rate", "below 1", ""),
+    (
+        changed(pipeline={"mode": "reencrypt", "how": "rewrap", "suite": "AES_256_GCM_SIV"}),
+        "pipelines[0].suite",
+        "when rewrapping",
+        "reseal",
+    ),
+    (
+        changed(pipeline={"mode": "reencrypt", "how": "rewrap", "dead_letter_key": "alias/x"}),
+        "pipelines[0].dead_letter_key",
+        "dead letters of an encrypting pipeline",
+        "",
+    ),
+    (
+        changed(pipeline={"mode": "reencrypt", "how": "rewrap", "from": "a", "to": "b"}),
+        "pipelines[0].to",
+        "stay bound to 'a'",
+        "Add 'b: a' under topic_names",
+    ),
     (changed(pipeline={"tombstones": "authentic"}), "pipelines[0].tombstones", "no choice", "'authenticated'"),
     (changed(pipeline={"sequence": "enforce"}), "pipelines[0].sequence", "when encrypting", "Remove"),
     # dead letters

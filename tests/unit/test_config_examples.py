@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from streamcrypt.cli.compose import build_provider
 from streamcrypt.config import Settings, load
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
@@ -30,6 +31,15 @@ def test_the_examples_cover_modes_providers_and_regexes():
     assert {p.mode for p in example("both").pipelines} == {"encrypt", "decrypt"}
     assert example("local-development").keys.provider == "local"
     assert example("regex-topics").pipelines[0].source[0].startswith("^")
+
+
+def test_the_multi_region_example_shows_every_setting_for_several_keks():
+    """A list with a multi-region key, require and regions; the key service takes them as they stand."""
+    keys = example("multi-region").keys
+    assert len(keys.key_id) == 2
+    assert "key/mrk-" in keys.key_id[0]
+    assert (keys.require, keys.regions) == ("any", ("eu-central-1",))
+    build_provider(keys).close()
 
 
 @pytest.mark.parametrize("name", ["compose-encrypt", "compose-decrypt"])

@@ -36,6 +36,8 @@ RECORD_ERRORS = [
     errors.RecordTooLarge,
     errors.AlreadySealed,
     errors.SequenceViolated,
+    errors.KeyNotMapped,
+    errors.KeyDisabled,
 ]
 WAITING = [errors.KeyUnavailable, errors.KeyRefused, RouteProblem]
 

@@ -23,7 +23,7 @@ from streamcrypt.testing import KMSCall, KMSServer, ManualClock
 from streamcrypt.testing.kms_model import ServiceError
 from streamcrypt.testing.kms_operations import OPERATIONS
 from streamcrypt.testing.kms_server import main
-from tests.kms import REGION, make_client, use_fake_credentials
+from tests.kms import REGION, make_client, refusal, use_fake_credentials
 
 CONTEXT = {"streamcrypt:topic": "payments", "app": "billing"}
 DAY = 86_400.0
@@ -52,12 +52,6 @@ def kms(server):
     client = make_client(server.url)
     yield client
     client.close()
-
-
-def refusal(call, **members) -> str:
-    with pytest.raises(ClientError) as caught:
-        call(**members)
-    return caught.value.response["Error"]["Code"]
 
 
 def post(server, operation: str, members: dict | bytes, *, region: str = REGION, signed: bool = True):
@@ -334,7 +328,7 @@ def test_several_requests_use_one_connection(server):
 
 
 def _check_shape(shape, value, path):
-    kinds = {"string": str, "boolean": bool, "integer": int, "list": list, "structure": dict, "blob": str}
+    kinds = {"string": str, "boolean": bool, "integer": int, "list": list, "structure": dict, "blob": str, "map": dict}
     if shape.type_name == "timestamp":
         assert isinstance(value, (int, float)), path
         return
@@ -390,11 +384,41 @@ def test_every_answer_has_the_shape_that_the_service_model_declares(server):
     ask("Decrypt", KeyId=arn, CiphertextBlob=blob)
     ask("ReEncrypt", CiphertextBlob=blob, DestinationKeyId=arn)
     ask("RotateKeyOnDemand", KeyId=arn)
+    ask("EnableKeyRotation", KeyId=arn, RotationPeriodInDays=90)
+    ask("GetKeyRotationStatus", KeyId=arn)
+    ask("ListKeyRotations", KeyId=arn, IncludeKeyMaterial="ALL_KEY_MATERIAL")
+    ask("DisableKeyRotation", KeyId=arn)
+    role = "arn:aws:iam::111122223333:role/reader"
+    constraints = {"EncryptionContextSubset": {"app": "billing"}}
+    for retire in (True, False):
+        granted = ask(
+            "CreateGrant",
+            KeyId=arn,
+            GranteePrincipal=role,
+            RetiringPrincipal=role,
+            Operations=["Decrypt"],
+            Name="n",
+            Constraints=constraints,
+        )
+        ask("ListGrants", KeyId=arn)
+        ask("ListRetirableGrants", RetiringPrincipal=role)
+        if retire:
+            ask("RetireGrant", GrantToken=granted["GrantToken"])
+    ask("RevokeGrant", KeyId=arn, GrantId=granted["GrantId"])
+    ask("PutKeyPolicy", KeyId=arn, Policy=ask("GetKeyPolicy", KeyId=arn)["Policy"])
+    ask("ListKeyPolicies", KeyId=arn)
+    ask("TagResource", KeyId=arn, Tags=[{"TagKey": "team", "TagValue": "payments"}])
+    ask("ListResourceTags", KeyId=arn)
+    ask("UntagResource", KeyId=arn, TagKeys=["team"])
+    ask("UpdateKeyDescription", KeyId=arn, Description="d")
+    ask("ReplicateKey", KeyId=arn, ReplicaRegion="us-east-1", Tags=[{"TagKey": "team", "TagValue": "payments"}])
     ask("DisableKey", KeyId=arn)
     ask("EnableKey", KeyId=arn)
     ask("ScheduleKeyDeletion", KeyId=arn)
     ask("DescribeKey", KeyId=arn)
     ask("CancelKeyDeletion", KeyId=arn)
+    ask("EnableKey", KeyId=arn)
+    ask("UpdatePrimaryRegion", KeyId=arn, PrimaryRegion="us-east-1")
     assert set(seen) == set(OPERATIONS)
 
 
@@ -409,7 +433,16 @@ def test_the_call_log_shows_what_cloudtrail_would(server, kms, clock):
     request_id = made["ResponseMetadata"]["RequestId"]
     first, second = server.calls
     assert first == KMSCall(
-        "GenerateDataKey", arn, tuple(sorted(CONTEXT.items())), "ok", request_id, clock(), "eu-west-1"
+        "GenerateDataKey",
+        arn,
+        tuple(sorted(CONTEXT.items())),
+        "ok",
+        request_id,
+        clock(),
+        "eu-west-1",
+        principal="arn:aws:iam::111122223333:role/AKIATEST",
+        material_id=made["KeyMaterialId"],
+        access_key_id="AKIATEST",
     )
     assert (second.operation, second.outcome, second.key_arn) == ("Decrypt", "InvalidCiphertextException", arn)
     assert (server.count("Decrypt"), server.count("Decrypt", "ok"), server.count("Encrypt")) == (1, 0, 0)

@@ -73,7 +73,7 @@ def test_names_that_alerts_rely_on():
     assert LINES[events.PipelineReady] == ("pipeline.ready", "info")
     assert LINES[events.PipelineStopped] == ("pipeline.stopped", "info")
     assert LINES[events.DataKeyMinted] == ("data_key.minted", "info")
-    assert LINES[events.KeyServiceCalled] == ("key_service.called", "debug")
+    assert LINES[events.KeyServiceCalled] == ("key_service.called", "info")
 
 
 def test_context_and_partitions_are_objects():
@@ -237,7 +237,7 @@ def test_labels_come_from_closed_sets_and_configuration():
     labels = {label for family in metrics.registry.collect() for s in family.samples for label in s.labels}
     assert labels <= {
         "pipeline", "topic", "direction", "error", "action", "ahead", "reason", "how", "fault", "operation", "region",
-        "outcome", "le", "change", "client", "code", "kind",
+        "outcome", "le", "change", "client", "code", "kind", "phase",
     }  # fmt: skip
 
 

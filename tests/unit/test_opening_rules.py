@@ -40,7 +40,7 @@ def test_the_key_service_is_not_called_for_what_is_refused_anyway(name: str) -> 
     with reader_of(vector) as reader:
         with pytest.raises(StreamcryptError):
             reader.decrypt(json.loads(vector["topic"]), _bytes(vector["value"]), None, vector["header"])
-        assert reader._keys.contexts == []
+        assert getattr(reader._keys, "_family", reader._keys).contexts == []
 
 
 def test_a_data_key_that_failed_its_commitment_is_not_remembered() -> None:

@@ -6,7 +6,7 @@ import base64
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.vectors.second_implementation import (
     ARN,
@@ -818,10 +818,93 @@ def broken_tombstone() -> Iterator[Scenario]:
     )
 
 
+def inputs() -> Iterator[Scenario]:
+    """A KEK per record: what a reader that knows the mapping opens, and what it refuses."""
+    tenant, bound = ("streamcrypt:header:tenant", "acme"), ("header:tenant", "key")
+    acme = Envelope(context=(tenant, TOPIC_PAIR), bound=bound, keys=wrapped("kek-acme"))
+    maps = tuple((name, "local", f"kek-{name}") for name in ("acme", "globex"))
+
+    def one(name: str, spec: str, comment: str, /, headers: Headers | None = None, **changes: Any) -> Scenario:
+        given = {"envelope": acme, "headers": [("tenant", b"acme")] if headers is None else headers}
+        given |= {"inputs": ("header:tenant",), "maps": maps}
+        return written(Vector(name, comment, spec, **{**given, **changes}))
+
+    yield one("valid_input_header", "9.3.1, 9.3.2, 9.3.4", "a header chose the KEK")
+    yield one(
+        "valid_input_topic_and_key",
+        "9.3.1, 9.3.2",
+        "topic and key chose the KEK",
+        headers=[],
+        envelope=Envelope(context=(("streamcrypt:key", "customer-17"), TOPIC_PAIR), keys=wrapped("kek-17")),
+        inputs=("topic", "key"),
+        maps=(("payments/customer-17", "local", "kek-17"),),
+    )
+    yield one("valid_input_tombstone", "6.4.2, 9.3.3", "a tombstone of a tenant", plaintext=None, proven=True)
+    yield one(
+        "valid_input_unknown_to_the_reader",
+        "3.2.5",
+        "a reader without a mapping takes the names of inputs as any other",
+        inputs=(),
+        maps=(),
+        trusted=(("local", "kek-acme"),),
+        sequence=2,
+    )
+    mismatch: dict[str, Any] = {"expect": "ContextMismatch", "stage": "policy"}
+    yield one(
+        "policy_input_missing",
+        "9.3.3",
+        "the context does not say what chose the KEK",
+        envelope=Envelope(bound=bound, keys=wrapped("kek-acme")),
+        **mismatch,
+    )
+    yield one(
+        "policy_input_unbound",
+        "9.3.3",
+        "what chose the KEK is not bound",
+        envelope=Envelope(context=acme.context, keys=wrapped("kek-acme")),
+        **mismatch,
+    )
+    untrusted: dict[str, Any] = {"expect": "UntrustedKey", "stage": "policy"}
+    yield one(
+        "policy_input_kek_of_another",
+        "9.3.4",
+        "wrapped under the KEK that the mapping gives for another value",
+        envelope=replace(acme, keys=wrapped("kek-globex")),
+        **untrusted,
+    )
+    yield one(
+        "policy_input_unmapped",
+        "9.3.4",
+        "the mapping gives no KEK for the value",
+        envelope=Envelope(context=((tenant[0], "initech"), TOPIC_PAIR), bound=bound, keys=wrapped("kek-acme")),
+        headers=[("tenant", b"initech")],
+        **untrusted,
+    )
+    wrong: dict[str, Any] = {"expect": "ContextMismatch", "stage": "value"}
+    forged: dict[str, Headers] = {
+        "of_another": [("tenant", b"globex")],
+        "twice": [("tenant", b"acme"), ("tenant", b"acme")],
+        "null": [("tenant", None)],
+        "absent": [],
+    }
+    for name, headers in forged.items():
+        comment = f"sealed with the bound header {name.replace('_', ' ')}, while the context says acme"
+        yield one(f"value_input_{name}", "9.3.2, 9.3.3", comment, headers=headers, **wrong)
+    yield one(
+        "value_input_of_another_tombstone",
+        "6.4.4, 9.3.3",
+        "a tombstone sealed for another tenant's record",
+        headers=[("tenant", b"globex")],
+        plaintext=None,
+        proven=True,
+        **wrong,
+    )
+
+
 def scenarios() -> dict[str, str]:
     """Every vector: file name to text."""
     found: dict[str, str] = {}
-    for make in (valid, broken_header, broken_record):
+    for make in (valid, broken_header, broken_record, inputs):
         for name, text in make():
             assert name not in found, name
             found[name] = text

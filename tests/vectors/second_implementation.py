@@ -184,6 +184,8 @@ class Vector:
     require_context: tuple[Pair, ...] = ()
     require_bound: tuple[str, ...] = ()
     trusted: tuple[Pair, ...] = (("local", KEK),)
+    inputs: tuple[str, ...] = ()  # the fields that choose the KEK
+    maps: tuple[tuple[str, str, str], ...] = ()  # their values, joined by a slash, to provider and key id
     unwrapped: bytes | None = None  # what the key service returns, where it is not the DEK
 
     def nonce(self) -> bytes:
@@ -230,7 +232,9 @@ def text_of(vector: Vector, headers: Headers, value: bytes | None, *, key: bytes
         *(f"reader-topic-name: {quote(a)} {quote(b)}" for a, b in vector.topic_names),
         *(f"reader-context: {quote(a)} {quote(b)}" for a, b in vector.require_context),
         *(f"reader-bound: {quote(item)}" for item in vector.require_bound),
-        *(f"reader-trusts: {quote(a)} {quote(b)}" for a, b in vector.trusted),
+        *(f"reader-trusts: {quote(a)} {quote(b)}" for a, b in vector.trusted if not vector.inputs),
+        *(f"reader-input: {quote(item)}" for item in vector.inputs),
+        *(f"reader-maps: {quote(a)} {quote(b)} {quote(c)}" for a, b, c in vector.maps),
         f"dek: {as_hex(vector.envelope.dek if vector.unwrapped is None else vector.unwrapped)}",
         "",
         f"topic: {quote(topic)}",

@@ -20,6 +20,7 @@ from streamcrypt.envelope.binding import KIND_TOMBSTONE, KIND_VALUE, aad_builder
 from streamcrypt.envelope.codec import decode_header, derivation_info, encode_header
 from streamcrypt.envelope.framing import MAGIC, split_frame
 from streamcrypt.envelope.header import Content, EncryptedDataKey, EnvelopeHeader
+from streamcrypt.keys.tenants import TenantKeys
 from streamcrypt.testing.fixed_keys import FixedKeyProvider
 from tests.vectors.generate import main as generate
 
@@ -39,7 +40,7 @@ ONCE = {"expect", "stage", "comment", "spec", "reader-framing", "dek", "topic", 
 AT_MOST_ONCE = {"reader-tombstones"}
 ONCE_WHEN_OPEN = {"suite", "info", "encryption-key", "commitment", "aad", "nonce"}
 MANY = {
-    "reader-topic-name", "reader-context", "reader-bound", "reader-trusts",
+    "reader-topic-name", "reader-context", "reader-bound", "reader-trusts", "reader-input", "reader-maps",
     "header", "context", "bound", "encrypted-data-key",
 }  # fmt: skip
 
@@ -93,10 +94,21 @@ def header_of(vector: dict[str, Any]) -> bytes:
     return header
 
 
+def keys_of(vector: dict[str, Any], encrypted: tuple[EncryptedDataKey, ...] = ()) -> FixedKeyProvider | TenantKeys:
+    """Make the key service that a vector describes."""
+    dek, maps = _bytes(vector["dek"]) or b"", vector["reader-maps"]
+    trusts = [tuple(pair) for pair in vector["reader-trusts"]] + [(provider, kek) for _, provider, kek in maps]
+    keys = FixedKeyProvider(dek, trusts, encrypted)
+    if not vector["reader-input"]:
+        return keys
+    template = "/".join(f"{{{field}}}" for (field,) in vector["reader-input"])
+    return TenantKeys(keys, template, {values: kek for values, _, kek in maps})
+
+
 def reader_of(vector: dict[str, Any]) -> Decryptor:
     """Make the reader that a vector describes."""
     return Decryptor(
-        FixedKeyProvider(_bytes(vector["dek"]) or b"", [tuple(pair) for pair in vector["reader-trusts"]]),
+        keys_of(vector),
         require_context=dict(vector["reader-context"]),
         topic_names=dict(vector["reader-topic-name"]),
         require_bound=[item for (item,) in vector["reader-bound"]],
@@ -174,9 +186,9 @@ def test_a_writer_with_the_same_data_key_makes_the_same_record(name: str) -> Non
     topic = json.loads(vector["topic"])
     context = dict(vector["context"])
     logical = context.pop("streamcrypt:topic")
-    keys = FixedKeyProvider(
-        _bytes(vector["dek"]) or b"", (), tuple(EncryptedDataKey(*key) for key in vector["encrypted-data-key"])
-    )
+    for (field,) in vector["reader-input"]:
+        context.pop(f"streamcrypt:{field}", None)
+    keys = keys_of(vector, tuple(EncryptedDataKey(*key) for key in vector["encrypted-data-key"]))
     value = _bytes(vector["value"])
     lane = int.from_bytes((_bytes(vector["nonce"]) or b"")[:4], "big")
     headers = [(header, data) for header, data in vector["header"] if header not in OURS]

@@ -1,0 +1,1 @@
+"""Internal: what the calls to AWS KMS amount to, in numbers and money; pure."""

@@ -1,0 +1,1 @@
+"""Internal: what ``streamcrypt doctor`` and ``streamcrypt check`` look at. Nothing is written."""
