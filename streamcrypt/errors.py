@@ -163,7 +163,7 @@ class KeyUnavailable(KeyServiceError):
     """The key service timed out, throttled or failed by itself. A retry helps."""
 
     retriable: ClassVar[bool] = True
-    remedy = "The key service is away or throttling; streamcrypt tries again by itself."
+    remedy = "The key service is away or throttling; a running pipeline tries again by itself."
 
 
 class KeyRefused(KeyServiceError):

@@ -125,7 +125,10 @@ def _load(settings: Settings, request: CostRequest) -> Load:
         rate=request.rate,
         size=request.size,
         keks=keks,
-        keys=sum(_place(settings, name).keys for name in settings.keys.kek_names),
+        keys=max(
+            sum(_place(settings, name).keys for name in settings.keys.kek_names),
+            sum(place.keys for place in keks) * (request.tenants or 1),
+        ),
         rotation=RotationPolicy(chosen.max_messages, chosen.max_age, chosen.max_bytes),
         cache=CachePolicy(settings.cache.max_entries, settings.cache.ttl),
         topics=request.topics or _count_topics(settings),

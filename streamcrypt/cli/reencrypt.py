@@ -115,6 +115,8 @@ class _Task:
         except KafkaException as error:
             raise unusable_client(settings, error) from None
         self._compared = 0
+        self._waits_at: tuple[str, int, int] | None = None
+        self._backoff = Backoff(0.1, 10.0)
 
     def _destination(self) -> tuple[KeysSettings, tuple[str, ...]]:
         """Give the key settings of the destination, and the KEKs that records may come from."""
@@ -163,6 +165,8 @@ class _Task:
             return Exit.DONE
         if phase is Phase.COPY and not self._request.verify_only and not run.is_complete:
             self._stop.under_way = run.stop
+            if self._stop.is_set():
+                return self._interrupted()
             failures = self._copy(run, job)
             for error in failures:
                 complain(str(error), error.remedy)
@@ -244,10 +248,11 @@ class _Task:
                 each=self._count,
                 stop=under_way,
                 rate=pipeline.rate,
+                noted=not self._request.verify_only,
             )
             earlier = {} if self._request.verify_only else self._earlier(run)
             with showing(JOB_NAME, "verify", lambda: self._compared, run.total, self._observer, bar=self._request.bar):
-                good = verification.run(earlier)
+                good = self._until_stopped(lambda: verification.run(earlier))
         if self._stop.is_set():
             return self._interrupted()
         found = verification.counts
@@ -256,8 +261,24 @@ class _Task:
                 JOB_NAME, good, found.compared, found.unreadable, found.replaced, found.expired, len(differences)
             )
         )
-        sys.stdout.write("\n".join(_report(job, verification, differences, good=good)) + "\n")
+        lines = _report(job, verification, differences, good=good)
+        if good and not self._request.verify_only and not job.in_place and self._has_grown(run, job):
+            lines.append(f"more has come to {job.source} since this run began: run it again for that")
+        sys.stdout.write("\n".join(lines) + "\n")
         return Exit.DONE if good else Exit.FAILED
+
+    def _has_grown(self, run: Run, job: Job) -> bool:
+        now = {place: found.end for place, found in look(self._admin, job).places.items() if place[0] == job.source}
+        return any(end > (run.spans[place].end if place in run.spans else 0) for place, end in now.items())
+
+    def _until_stopped(self, work: Callable[[], bool]) -> bool:
+        try:
+            return work()
+        except KeyUnavailable:
+            # It waited for the key service when the signal came.
+            if not self._stop.is_set():
+                raise
+            return False
 
     def _earlier(self, run: Run) -> dict[tuple[str, int], tuple[int, Verified | None]]:
         return read_notes(self._verifying, list(run.spans), Verified.read)
@@ -267,9 +288,11 @@ class _Task:
 
     def _wait(self, topic: str, partition: int, offset: int, error: KeyUnavailable) -> None:
         """Wait before the key service is asked again; what is under way ends where a signal comes."""
-        kind, since = type(error).__name__, Backoff.for_error(error)
+        if self._waits_at != (topic, partition, offset):
+            self._waits_at, self._backoff = (topic, partition, offset), Backoff.for_error(error)
+        kind = type(error).__name__
         self._observer(PartitionPaused(JOB_NAME, topic, partition, offset, kind, str(error), error.remedy))
-        seconds = since.next()
+        seconds = self._backoff.next()
         if self._stop.wait(seconds):
             raise error
         self._observer(PartitionResumed(JOB_NAME, topic, partition, seconds))

@@ -31,6 +31,7 @@ SHORT_LIFE = 20.0
 _AHEAD_AGE = 0.8
 _AHEAD_SHARE = 0.5
 _STEPS = 64
+_MOST_LOOKS = 1.0  # a second and process, over the KEKs of all tenants (streamcrypt/keys/aws_changes.py)
 _MOST_OF_QUOTA = 0.5
 _LONG_REPLAY = 3600.0
 _TTL_SPREAD = 0.95  # a cached data key is kept for 90 to 100 % of the ttl
@@ -71,7 +72,8 @@ class Load:
         retention: Seconds that records are kept.
         header: Bytes of the envelope header.
         latency: Seconds that a call to KMS takes.
-        looks: DescribeKey calls a second of one sealing process and KEK, for aliases and new key material.
+        looks: DescribeKey calls a second of one sealing process and KEK, for aliases and new key material; with
+            tenants one a second at most.
     """
 
     rate: float
@@ -254,9 +256,10 @@ def _calls(load: Load, data_keys: float, decrypts: float) -> tuple[Calls, ...]:
         found[where] = found.get(where, 0.0) + data_keys
     found[first.region, "Decrypt"] = decrypts
     if load.looks:
+        looks = max(load.looks, min(load.looks * load.tenants, _MOST_LOOKS))
         for place in load.keks:
             where = (place.region, "DescribeKey")
-            found[where] = found.get(where, 0.0) + load.looks * load.writers * load.tenants
+            found[where] = found.get(where, 0.0) + looks * load.writers
     return tuple(Calls(region, operation, rate) for (region, operation), rate in found.items())
 
 

@@ -13,16 +13,40 @@ from streamcrypt.keys.aws_client import forget_in_forked_child
 from streamcrypt.keys.aws_keks import KEK
 from streamcrypt.keys.aws_names import identity_of
 
-__all__ = ["LOOK_EVERY_SECONDS", "LOOK_FOR_MISSING_SECONDS", "SealingWatch"]
+__all__ = ["LOOK_APART_SECONDS", "LOOK_EVERY_SECONDS", "LOOK_FOR_MISSING_SECONDS", "LookPace", "SealingWatch"]
 
 LOOK_EVERY_SECONDS = 60.0
 """One DescribeKey a KEK and minute: an alias that moved, or material that was rotated, is noticed within that time."""
 LOOK_FOR_MISSING_SECONDS = 5.0
 """How often a KEK that wrapped the last data key not is tried. While its region's breaker is open, that is no call."""
+LOOK_APART_SECONDS = 1.0
+"""With a KEK per record, one look a second over all of them: up to sixty are looked at once a minute, and a thousand
+cost no more calls than those, nor threads where a region hangs. What each data key shows is noticed besides."""
 _DENIED_FOR_SECONDS = 3600.0
 """A KEK that may not be described is asked about no sooner: each denial is a line in CloudTrail."""
 
 Proof = Callable[[KEK, Mapping[str, str]], None]
+
+
+class LookPace:
+    """Keeps the looks of several watches apart. Safe to share between threads.
+
+    Args:
+        clock: Returns seconds and only goes forward.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next_at = -inf
+
+    def admits(self) -> bool:
+        """Whether a look may begin now; it is taken for begun then."""
+        # No lock: two at once now and then do no harm.
+        now = self._clock()
+        if now < self._next_at:
+            return False
+        self._next_at = now + LOOK_APART_SECONDS
+        return True
 
 
 class SealingWatch:
@@ -32,12 +56,14 @@ class SealingWatch:
         keks: The configured KEKs.
         proves: Wraps something under a KEK as minting would; raises where it cannot be done.
         clock: Returns seconds and only goes forward.
+        pace: Shared by the watches of one key service.
     """
 
-    def __init__(self, keks: Sequence[KEK], proves: Proof, clock: Callable[[], float]) -> None:
+    def __init__(self, keks: Sequence[KEK], proves: Proof, clock: Callable[[], float], pace: LookPace) -> None:
         self._keks = keks
         self._proves = proves
         self._clock = clock
+        self._pace = pace
         self.generation = 0
         """See :attr:`streamcrypt.KeyProvider.sealing_generation`."""
         # By key: rotation never goes back to earlier material, and a replica may still show it after the primary.
@@ -108,7 +134,7 @@ class SealingWatch:
         if self._clock() < self._look_at or self._closed:
             return
         with self._lock:
-            if self._looking or self._clock() < self._look_at:
+            if self._looking or self._clock() < self._look_at or not self._pace.admits():
                 return
             self._looking = True
         looking = threading.Thread(target=self._look, name="streamcrypt-look", daemon=True)

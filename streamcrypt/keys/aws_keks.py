@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from streamcrypt.envelope.header import EncryptedDataKey
-from streamcrypt.errors import ConfigError, KeyUnavailable, StreamcryptError
+from streamcrypt.errors import ConfigError, KeyRefused, KeyUnavailable, StreamcryptError
 from streamcrypt.events import Observer
 from streamcrypt.keys.aws_errors import ACCESS_DENIED
 from streamcrypt.keys.aws_names import KeyName, identity_of, in_region, is_multi_region, parse_key_arn
@@ -35,10 +35,23 @@ def is_unavailable(error: StreamcryptError) -> bool:
     return isinstance(error, KeyUnavailable)
 
 
-def the_failure(failures: Iterable[StreamcryptError]) -> StreamcryptError:
-    """Pick the error to raise where every region of a KEK failed: what an operator must mend before what passes."""
-    several = list(failures)
-    return next((error for error in several if not is_unavailable(error)), several[0])
+def the_failure(
+    failures: Mapping[int, StreamcryptError], asked: Sequence[str], arns: Sequence[str]
+) -> StreamcryptError:
+    """Pick the error to raise where every region of a KEK failed: what an operator must mend before what passes.
+
+    While the first region is away it is not known that the KEK is disabled or gone: the others may lack a replica.
+
+    Args:
+        failures: By place in ``asked``.
+        asked: The ARNs under which KMS was asked.
+        arns: All ARNs of the KEK, most preferred first.
+    """
+    several = [failures[place] for place in sorted(failures)]
+    failure = next((error for error in several if not is_unavailable(error)), several[0])
+    if isinstance(failure, KeyRefused) and (asked[0] != arns[0] or is_unavailable(several[0])):
+        failure.kek_is_disabled = False
+    return failure
 
 
 def callable_first(service: KMSService, arns: Sequence[str]) -> Sequence[str]:
@@ -97,8 +110,10 @@ class KEK:
 
     def _describe(self) -> Mapping[str, Any] | None:
         name = self.name
+        arns: Sequence[str] = self._replicas(name.text) if name.is_key_arn else ()
+        called = callable_first(self._service, arns)
         if name.is_key_arn:
-            asked = [(region_of(arn), arn) for arn in callable_first(self._service, self._replicas(name.text))]
+            asked = [(region_of(arn), arn) for arn in called]
         else:
             regions = [name.region] if name.region else [place or self._home() for place in self._regions or ("",)]
             asked = [(region, name.text) for region in regions]
@@ -118,7 +133,8 @@ class KEK:
                 operation="DescribeKey",
                 key_id=name.text,
             )
-        raise the_failure(outcome.failures.values())
+        # That another region knows no such alias says nothing while the first is away.
+        raise the_failure(outcome.failures, called, arns) if name.is_key_arn else outcome.failures[0]
 
 
 def _is_multi_region(answer: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import ConfigError, KeyRefused, KeyServiceError, KeyUnavailable, StreamcryptError
 from streamcrypt.events import Observer, ignore_events
-from streamcrypt.keys.aws_changes import SealingWatch
+from streamcrypt.keys.aws_changes import LookPace, SealingWatch
 from streamcrypt.keys.aws_client import KMSClients
 from streamcrypt.keys.aws_keks import KEK, Pair, match, order
 from streamcrypt.keys.aws_names import check_endpoint, check_region, identity_of
@@ -96,6 +96,7 @@ class AWSKMSKeyProvider:
         }
         self._clients = KMSClients(session, endpoints, insecure_endpoint=insecure_endpoint)
         self._service = KMSService(self._clients, observer, clock, check_region(only_region) if only_region else "")
+        self._pace = LookPace(clock)
         self._name_keks(plan)
 
     def _name_keks(self, plan: Plan) -> None:
@@ -107,7 +108,7 @@ class AWSKMSKeyProvider:
         ]
         self._keks, self._listed = made[: plan.configured], made[plan.configured :]
         self._sealing = Sealing(self.provider, self._keks, self._service, require_all=plan.require_all)
-        self._watch = SealingWatch(self._keks, self._sealing.prove, clock)
+        self._watch = SealingWatch(self._keks, self._sealing.prove, clock, self._pace)
         self.trust_generation = 0
         """Grows whenever an alias was found to point elsewhere."""
 
@@ -196,7 +197,12 @@ class AWSKMSKeyProvider:
                 :class:`streamcrypt.keys.provider.RewrappingKeyProvider`.
         """
         destinations = {identity_of(arns[0]): arns for arns in [kek.arns() for kek in self._keks]}
-        return rewrap(self._service, self.trusted(keys), list(destinations.values()), context)
+        watch = self._watch
+
+        def learn(arn: str, material: str) -> None:
+            watch.learn(arn, material, watch.generation)
+
+        return rewrap(self._service, self.trusted(keys), list(destinations.values()), context, learn)
 
     def trusted(self, keys: Sequence[EncryptedDataKey]) -> Sequence[Pair]:
         """Pick the wrapped keys of trusted KEKs: the configured KEKs first, then ``trusted_keys`` in their order.

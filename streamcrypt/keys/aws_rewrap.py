@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from streamcrypt.crypto.data_key import wipe
 from streamcrypt.envelope.header import EncryptedDataKey
@@ -19,7 +19,11 @@ _MAX_ENTRIES = 2
 
 
 def rewrap(
-    service: KMSService, pairs: Sequence[Pair], destinations: Sequence[Sequence[str]], context: Mapping[str, str]
+    service: KMSService,
+    pairs: Sequence[Pair],
+    destinations: Sequence[Sequence[str]],
+    context: Mapping[str, str],
+    learn: Callable[[str, str], object],
 ) -> tuple[EncryptedDataKey, ...]:
     """Wrap the DEK of one entry under every destination.
 
@@ -28,6 +32,7 @@ def rewrap(
         pairs: The trusted entries of a header with the ARNs to call, most preferred first.
         destinations: The ARNs of each configured KEK, most preferred first.
         context: The encryption context, the same before and after.
+        learn: Told of each destination and the key material that it wrapped under, where KMS says so.
 
     Raises:
         UntrustedKey: There is no trusted entry, or KMS says that it is of another KEK.
@@ -41,7 +46,7 @@ def rewrap(
         sources = [arn for other, arn in pairs if other is entry]
         try:
             # All from one entry: two entries of an altered header may hold two keys.
-            wrapped = sorted(_wrap(service, entry, sources, arns, context) for arns in destinations)
+            wrapped = sorted(_wrap(service, entry, sources, arns, context, learn) for arns in destinations)
         except (KeyServiceError, AuthenticationFailed, UntrustedKey) as error:
             if failure is None or (error.retriable and not failure.retriable):
                 failure = error
@@ -59,6 +64,7 @@ def _wrap(
     sources: Sequence[str],
     destinations: Sequence[str],
     context: Mapping[str, str],
+    learn: Callable[[str, str], object],
 ) -> tuple[str, bytes]:
     shared = [(source, to) for to in destinations for source in sources if region_of(source) == region_of(to)]
     if not shared:
@@ -70,14 +76,19 @@ def _wrap(
     up = [pair for pair in shared if service.is_callable(region_of(pair[1]))] or shared[:1]
     for source, to in up[:-1]:
         try:
-            return _re_encrypt(service, entry, source, to, context)
+            return _re_encrypt(service, entry, source, to, context, learn)
         except KeyUnavailable:
             continue
-    return _re_encrypt(service, entry, *up[-1], context)
+    return _re_encrypt(service, entry, *up[-1], context, learn)
 
 
 def _re_encrypt(
-    service: KMSService, entry: EncryptedDataKey, source: str, to: str, context: Mapping[str, str]
+    service: KMSService,
+    entry: EncryptedDataKey,
+    source: str,
+    to: str,
+    context: Mapping[str, str],
+    learn: Callable[[str, str], object],
 ) -> tuple[str, bytes]:
     answer = service.call(
         "ReEncrypt",
@@ -93,4 +104,6 @@ def _re_encrypt(
         raise unusable_answer("ReEncrypt", to, answer, KeyUnavailable, "the answer does not say what it unwrapped")
     if answer["SourceKeyId"] != source:
         raise UntrustedKey(f"KMS ReEncrypt from {source}: another key answered")
-    return to, take_ciphertext("ReEncrypt", to, answer)
+    wrapped = take_ciphertext("ReEncrypt", to, answer)
+    learn(to, str(answer.get("DestinationKeyMaterialId") or ""))
+    return to, wrapped

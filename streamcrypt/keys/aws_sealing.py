@@ -160,11 +160,12 @@ class Sealing:
                 )
 
     def _generate_under(self, arns: Sequence[str], context: Mapping[str, str]) -> _Minted:
-        attempts = [partial(self._generate_at, arn, context) for arn in callable_first(self._service, arns)]
+        asked = callable_first(self._service, arns)
+        attempts = [partial(self._generate_at, arn, context) for arn in asked]
         outcome = first_answer(attempts, goes_on=is_unavailable, discard=_Minted.wipe)
         for minted in outcome.answers.values():
             return minted
-        raise the_failure(outcome.failures.values())
+        raise the_failure(outcome.failures, asked, arns)
 
     def _generate_at(self, arn: str, context: Mapping[str, str]) -> _Minted:
         answer = self._service.call(
@@ -193,14 +194,15 @@ class Sealing:
         return list(outcome.answers.values())
 
     def _encrypt_under(self, arns: Sequence[str], dek: bytearray, context: Mapping[str, str]) -> tuple[str, bytes]:
-        attempts = [partial(encrypt, self._service, arn, dek, context) for arn in callable_first(self._service, arns)]
+        asked = callable_first(self._service, arns)
+        attempts = [partial(encrypt, self._service, arn, dek, context) for arn in asked]
         try:
             outcome = first_answer(attempts, goes_on=is_unavailable)
         finally:
             wipe(dek)
         for wrapped in outcome.answers.values():
             return wrapped
-        raise the_failure(outcome.failures.values())
+        raise the_failure(outcome.failures, asked, arns)
 
 
 def encrypt(service: KMSService, arn: str, dek: bytearray, context: Mapping[str, str]) -> tuple[str, bytes]:

@@ -37,7 +37,7 @@ class ConfiguredKey:
         describe: Calls DescribeKey for the name; None where it was denied and the name is a full ARN.
         observer: Told when an alias moved.
         clock: Returns seconds and only goes forward.
-        moved: Called when an alias moved, before anyone is given the new ARN.
+        moved: Called when an alias moved. Who sees by then that it did is given the new ARN alone.
     """
 
     def __init__(
@@ -119,10 +119,11 @@ class ConfiguredKey:
     def _remember(self, arn: str) -> None:
         now, before = self._clock(), self._target
         moved = before is not None and identity_of(before.arn) != identity_of(arn)
+        # First: what is done under the old ARN beside this must count as done before the move.
+        self._target = _Target(arn, now, now + RESOLVE_EVERY_SECONDS)
         if moved:
             self.moves += 1
             self._moved()
-        self._target = _Target(arn, now, now + RESOLVE_EVERY_SECONDS)
         if moved and before is not None:
             self._observer(KeyAliasMoved(self.name.text, before.arn, arn))
 

@@ -136,7 +136,7 @@ class DataKeyIssuer:
         Outdated is a key where a new one would be wrapped otherwise: see :attr:`KeyProvider.sealing_generation`.
         """
         rotation = self._minter.rotation
-        generation = self._minter.keys.sealing_generation
+        generation = self._minter.generation_of(self._context)
         with self.lock:
             now = self._minter.clock()
             if self.lease.generation != generation:
@@ -194,7 +194,7 @@ class DataKeyIssuer:
             return "clock"
         if lease.grace.is_on:
             return lease.grace.reason
-        if lease.generation != self._minter.keys.sealing_generation:
+        if lease.generation != self._minter.generation_of(self._context):
             return "kek_changed"
         return self._minter.rotation.due(lease.messages, lease.bytes, now - lease.minted_at, size)
 

@@ -20,6 +20,7 @@ from streamcrypt.keys.forks import forget_after_fork
 from streamcrypt.keys.grace import Grace
 from streamcrypt.keys.provider import GeneratedDataKey, KeyProvider
 from streamcrypt.keys.rotation import RotationPolicy
+from streamcrypt.keys.tenants import TenantKeys
 
 __all__ = ["Lease", "Minter"]
 
@@ -138,6 +139,12 @@ class Minter:
         self._executor_lock = threading.Lock()
         forget_after_fork(self)
 
+    def generation_of(self, context: tuple[tuple[str, str], ...]) -> int:
+        """Give the key service's sealing generation for data keys of this context."""
+        if isinstance(self.keys, TenantKeys):
+            return self.keys.sealing_generation_for(dict(context))
+        return self.keys.sealing_generation
+
     def mint(self, topic: str, context: tuple[tuple[str, str], ...], *, ahead: bool) -> tuple[Lease, DataKeyMinted]:
         """Mint one data key: one GenerateDataKey, or two where the first took so long that its key is due on arrival.
 
@@ -168,7 +175,7 @@ class Minter:
     def _mint_once(self, topic: str, context: tuple[tuple[str, str], ...]) -> tuple[Lease, GeneratedDataKey]:
         minted_at = self.clock()
         wall_offset = self.wall_clock() - minted_at
-        generation = self.keys.sealing_generation
+        generation = self.generation_of(context)
         generated = self.keys.generate_data_key(dict(context))
         try:
             key = DataKey(generated.plaintext, self.suite, derivation_info(self.suite, context, self.bound))
@@ -182,7 +189,7 @@ class Minter:
         lease = Lease(key, header, minted_at, wall_offset, Grace(self.rotation, topic))
         if generated.sealing_generation is not None:
             # Never one that the key service itself does not show: the key would be outdated at once, again and again.
-            generation = min(max(generation, generated.sealing_generation), self.keys.sealing_generation)
+            generation = min(max(generation, generated.sealing_generation), self.generation_of(context))
         lease.generation = generation
         return lease, generated
 

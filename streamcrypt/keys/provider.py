@@ -20,8 +20,8 @@ class GeneratedDataKey:
         encrypted: The DEK wrapped under every configured KEK that answered, ascending by (provider, key_id).
         missing: The configured KEKs that did not wrap it, each with the class name of the error. Empty but where a
             provider may go on with fewer (``require: any``).
-        sealing_generation: The provider's :attr:`KeyProvider.sealing_generation` that it was minted in; None where
-            the provider does not say.
+        sealing_generation: The provider's :attr:`KeyProvider.sealing_generation` that it was minted in (of
+            ``TenantKeys``: ``sealing_generation_for`` its context); None where the provider does not say.
     """
 
     plaintext: bytearray

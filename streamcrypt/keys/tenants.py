@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NoReturn, Protocol
 
 from streamcrypt.envelope.binding import AADBuilder
@@ -107,8 +106,6 @@ class TenantKeys:
         self._states: dict[str, tuple[bool, float]] = {}
         self.trust_generation = 0
         """See :class:`streamcrypt.KeyProvider`. A plain number: readers look at it for every record."""
-        self.sealing_generation = 0
-        """Never grows: a change for one tenant must not cost the data keys of all, and its next one shows it."""
         self.after_fork()
         forget_after_fork(self)
 
@@ -125,6 +122,20 @@ class TenantKeys:
     def answers_at_once(self) -> bool:
         """Whether no call waits for a network."""
         return bool(getattr(self._family, "answers_at_once", False))
+
+    @property
+    def sealing_generation(self) -> int:
+        """Grows when it does for any KEK in use. Encryptors go by :meth:`sealing_generation_for`."""
+        return sum(member.provider.sealing_generation for member in list(self._members.values()))
+
+    def sealing_generation_for(self, context: Mapping[str, str]) -> int:
+        """Give what :attr:`streamcrypt.KeyProvider.sealing_generation` is for the KEK of this context alone.
+
+        So a change for one tenant does not cost the data keys of the others. 0 where none is mapped or in use yet.
+        """
+        kek = self._keks.get(tuple(context.get(OUR_PREFIX + field, "") for field in self.template.fields))
+        member = self._members.get(kek) if kek is not None else None
+        return member.provider.sealing_generation if member is not None else 0
 
     @property
     def bound(self) -> tuple[str, ...]:
@@ -216,7 +227,7 @@ class TenantKeys:
         """
         member = self._member(self.values_in(context))
         try:
-            return replace(member.provider.generate_data_key(context), sealing_generation=self.sealing_generation)
+            return member.provider.generate_data_key(context)
         except KeyRefused as error:
             self._look_into(error)
             raise

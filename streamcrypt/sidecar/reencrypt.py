@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from streamcrypt.events import Observer
 from streamcrypt.sidecar.delivery import Delivery
-from streamcrypt.sidecar.failures import from_kafka
+from streamcrypt.sidecar.failures import PipelineHalted, from_kafka
 from streamcrypt.sidecar.ledger import Place, Progress
 from streamcrypt.sidecar.loop import Pipeline
 from streamcrypt.sidecar.membership import Membership
@@ -46,7 +46,7 @@ class Span:
         start: The first offset of the source.
         end: The offset behind its last.
         target: Where the target ended when the run began.
-        ours: In place: where the next record of this job is expected, unless others write.
+        ours: In place: where the next record or mark of this job is expected, unless others write.
     """
 
     run: str
@@ -121,10 +121,19 @@ class Run:
 
         Raises:
             ConnectionLost, PipelineHalted: The cluster.
+            PipelineHalted: Another process has begun another run meanwhile.
         """
         for place, (offset, span) in read_notes(consumer_config, list(self.spans), Span.read).items():
-            if span is not None and span.run == self.spans[place].run:
-                self.committed[place], self.spans[place] = offset, span
+            if span is None or span.run != self.spans[place].run:
+                # Going on would set the other run back, and copy again what it has copied.
+                raise PipelineHalted(
+                    f"{place[0]}[{place[1]}]: another process of this job has begun another run, or set its offset",
+                    remedy="Let one process do the job, and start it again.",
+                )
+            self.committed[place], self.spans[place] = offset, span
+        if self.spans and self.is_complete:
+            # The commit whose outcome was not known was the last one.
+            self.stop.set()
 
     def expect(self, place: Place, ours: int) -> None:
         """Note where the next record of this job is expected."""

@@ -50,6 +50,8 @@ class InPlaceTransactions(NotedTransactions):
         super().__init__(run, consumer_config, pipeline, {**config, "delivery.report.only.error": False}, *rest)
         # Where our records of the open transaction stand: the first and last offset, and how many there are.
         self._own: dict[Place, tuple[int, int, int]] = {}
+        # Where the mark of our last transaction is what comes next.
+        self._marked: set[Place] = set()
 
     def start(self) -> None:
         """Take over, find the newest records, and see that nobody else has written since the run began.
@@ -101,15 +103,17 @@ class InPlaceTransactions(NotedTransactions):
         for place, (first, last, count) in self._own.items():
             if last - first + 1 != count:
                 raise _foreign(place)
-            if first != before[place]:
+            if first != before[place] + (_MARKER if place in self._marked else 0):
                 self._hold_to(place, before[place], first)
-            self._run.expect(place, last + 1 + _MARKER)
+            # Not behind the mark: what stands before it may be anybody's.
+            self._run.expect(place, last + 1)
         try:
             done = super().commit(consumer, progress, records, seconds, wait=wait)
         except BaseException:
             for place, ours in before.items():
                 self._run.expect(place, ours)
             raise
+        self._marked.update(self._own)
         self._own.clear()
         return done
 

@@ -23,6 +23,7 @@ from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.sidecar.failures import PipelineHalted
 from streamcrypt.sidecar.ledger import Place, Progress
 from streamcrypt.sidecar.reencrypt import NotedTransactions, Run, Span, read_notes
+from streamcrypt.sidecar.spans import SpanReader
 from streamcrypt.sidecar.verify import Verified
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def plan_run(
         stop: Ends the run.
 
     Raises:
-        ConfigError: An unfinished run goes to other KEKs.
+        ConfigError: An earlier run went to other KEKs.
         ConnectionLost, PipelineHalted, StreamcryptError: The cluster.
     """
     unplanned = Run({}, {}, threading.Event())
@@ -170,11 +171,20 @@ def plan_run(
         notes = read_notes(consumer_config, places, Span.read)
         verified = read_notes(verifying_config, places, Verified.read)
         run, phase = decide(job, plan, notes, verified, stop)
+        if job.in_place and phase is Phase.COPY and _others_wrote(run, plan, consumer_config):
+            # The new run takes the newest record of each key, theirs too.
+            run, phase = _begin(job, plan, {}, stop)
         newest = any("compact" in plan.topics[topic].cleanup_policy for topic in plan.topics)
         _commit(delivery, unplanned, run, notes, plan, consumer_config)
     finally:
         delivery.close()
     return Planned(run, phase, newest)
+
+
+def _others_wrote(run: Run, plan: Plan, consumer_config: Mapping[str, Any]) -> bool:
+    with closing(SpanReader(consumer_config, threading.Event())) as reader:
+        spans = run.spans.items()
+        return any(True for place, span in spans for _ in reader.read(*place, span.ours, plan.places[place].end))
 
 
 def _commit(
@@ -216,26 +226,33 @@ def decide(
         stop: Ends the run.
 
     Raises:
-        ConfigError: An unfinished run goes to other KEKs.
-        StreamcryptError: The target of a first run is not empty.
+        ConfigError: An earlier run went to other KEKs.
+        StreamcryptError: The target of a first run is not empty, or the notes of a partition are lost.
     """
     topics, keks = _identity(job, plan)
     known = {place: (at, span) for place, (at, span) in notes.items() if span is not None}
     if not known or any(not span.identity.startswith(topics) for _, span in known.values()):
         _refuse_strangers(job, plan)
         return _begin(job, plan, {}, stop)
+    if lost := sorted(set(notes) - set(known)):
+        topic, partition = lost[0]
+        raise StreamcryptError(
+            f"{topic}[{partition}]: somebody else has set the job's offset, and what is done is not known any more",
+            remedy="Delete the target topic, make it anew and begin again; in place, delete the job's consumer group.",
+        )
     run = Run(
         {place: span for place, (_, span) in known.items()}, {place: at for place, (at, _) in known.items()}, stop
     )
-    if run.is_complete and _is_verified(run, verified):
+    if not job.in_place and any(not span.identity.endswith(keks) for span in run.spans.values()):
+        raise ConfigError(
+            f"an earlier run from {job.source!r} to {job.target!r} went to other KEKs, and its copies stay under them",
+            remedy=f"Re-encrypt onto another topic, or delete {job.target!r}, make it anew and begin again.",
+        )
+    # A run that had nothing to do was never verified, and needs not be.
+    if run.is_complete and (not run.total or _is_verified(run, verified)):
         return _begin(job, plan, {} if job.in_place else run.committed, stop)
     if any(not span.identity.endswith(keks) for span in run.spans.values()):
-        if job.in_place:
-            return _begin(job, plan, {}, stop)
-        raise ConfigError(
-            f"an earlier run from {job.source!r} to {job.target!r} went to other KEKs and is not finished and verified",
-            remedy="Finish it with those, or delete the target topic, make it anew and begin again.",
-        )
+        return _begin(job, plan, {}, stop)
     return run, Phase.VERIFY if run.is_complete else Phase.COPY
 
 

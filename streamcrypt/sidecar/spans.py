@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from streamcrypt.sidecar.failures import ConnectionLost, from_kafka, operator_must_act
 from streamcrypt.sidecar.pacing import Pace
@@ -59,7 +59,7 @@ class SpanReader:
             ConnectionLost: Nothing arrives any more.
             PipelineHalted: An operator must act.
         """
-        if start >= end:
+        if start >= end or self.low(topic, partition) >= end:
             return
         place = TopicPartition(topic, partition, start)
         self.consumer.assign([place])
@@ -102,12 +102,23 @@ class SpanReader:
         """Give the first offset that retention has left.
 
         Raises:
-            ConnectionLost: The broker did not answer.
+            ConnectionLost, PipelineHalted: The broker did not answer, or refuses.
         """
-        found = self.consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT)
+        return self.bounds(topic, partition)[0]
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Give the first offset that retention has left, and the one behind the last committed record.
+
+        Raises:
+            ConnectionLost, PipelineHalted: The broker did not answer, or refuses.
+        """
+        try:
+            found = self.consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT)
+        except KafkaException as error:
+            raise from_kafka(error, f"ask where {topic}[{partition}] begins and ends") from None
         if found is None:
-            raise ConnectionLost(f"{topic}[{partition}]: no answer where it begins")
-        return int(found[0])
+            raise ConnectionLost(f"{topic}[{partition}]: no answer where it begins and ends")
+        return int(found[0]), int(found[1])
 
     def close(self) -> None:
         """Close the consumer."""

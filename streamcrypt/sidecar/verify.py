@@ -24,7 +24,7 @@ from streamcrypt.sidecar.reencrypt import Span
 from streamcrypt.sidecar.spans import SpanReader
 from streamcrypt.sidecar.topics import ask
 from streamcrypt.sidecar.verify_opening import Opened, Opener
-from streamcrypt.sidecar.verify_ways import Counts, EachRecord, NewestPerKey
+from streamcrypt.sidecar.verify_ways import Counts, EachRecord, NewestPerKey, digest_of
 
 __all__ = ["Difference", "Verification", "Verified"]
 
@@ -95,6 +95,7 @@ class Verification:
         each: Called with the number of offsets of the source that were covered since the last call.
         stop: Set it to end after the batch under way.
         rate: The most records of the source a second; None: as many as go.
+        noted: Whether to note how far it came. Default: yes, so that an interrupted one goes on.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Verification:
         each: Callable[[int], None],
         stop: threading.Event,
         rate: float | None = None,
+        noted: bool = True,
     ) -> None:
         self._target = target
         self._spans = spans
@@ -126,6 +128,7 @@ class Verification:
         self._tell = tell
         self._each = each
         self._stop = stop
+        self._noted = noted
         self._pace = None if rate is None else Pace(rate)
         self._next_note = 0.0
         self.differences = 0
@@ -165,7 +168,9 @@ class Verification:
             # What was collected is not kept: an interrupted partition begins anew.
             counts = Counts()
             whole = (self._source(place, span.start, span.end, readers), self._at_target(place, span, readers))
-            NewestPerKey(counts, partial(self._differs, place), in_place=self._in_place).run(*whole)
+            NewestPerKey(counts, partial(self._differs, place), in_place=self._in_place).run(
+                *whole, partial(self._keys_since, place, span.end, readers[0])
+            )
         else:
             self._each(offset - span.start)
             self._each_record(place, span, readers, offset, verified.target, counts)
@@ -205,6 +210,10 @@ class Verification:
             covered = last
         self._each(end - covered)
 
+    def _keys_since(self, place: Place, start: int, reader: SpanReader) -> set[bytes | None]:
+        batches = reader.read(*place, start, reader.bounds(*place)[1])
+        return {digest_of(message.key()) for batch in batches for message in batch}
+
     def _at_target(self, place: Place, span: Span, readers: _Readers, start: int | None = None) -> Iterator[Opened]:
         partition = place[1]
         end = span.ours if self._in_place else self._ends.get(partition, 0)
@@ -212,6 +221,8 @@ class Verification:
             yield from self._openers[1].open(self._target, partition, batch)
 
     def _note(self, readers: _Readers, place: Place, offset: int, verified: Verified) -> None:
+        if not self._noted:
+            return
         where = [TopicPartition(*place, offset, verified.note())]
         try:
             ask(lambda: readers[0].consumer.commit(offsets=where, asynchronous=False))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from streamcrypt.envelope.framing import split_frame
 from streamcrypt.sidecar.verify_opening import Opened
 
-__all__ = ["Counts", "Differs", "EachRecord", "NewestPerKey"]
+__all__ = ["Counts", "Differs", "EachRecord", "NewestPerKey", "digest_of"]
 
 _MOST_DIFFERENCES = 10
 _LOOK_AHEAD = 1_000
@@ -88,6 +88,10 @@ class EachRecord:
             if self._differences >= _MOST_DIFFERENCES:
                 self._tell(record.offset, -1, "more than these: the partition is not compared further")
                 return
+        while overtaken and self._peek() is not None:
+            # Retention has taken all of the source.
+            self._counts.expired += 1
+            self._ahead.popleft()
         left = self._peek()
         if left is not None:
             self._tell(-1, left.offset, "extra: it and what follows is not on the source")
@@ -186,6 +190,11 @@ def _same_sealed(record: Opened, there: Opened) -> bool:
     return split_frame(record.raw)[1] == split_frame(there.raw)[1]
 
 
+def digest_of(key: bytes | None) -> bytes | None:
+    """Give what a record key is kept by."""
+    return None if key is None else blake2b(key, digest_size=_KEY_BYTES).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class _Newest:
     """The newest record of a key, without its content."""
@@ -214,18 +223,31 @@ class NewestPerKey:
         self._in_place = in_place
         self._secret = os.urandom(32)
 
-    def run(self, source: Iterable[Opened], target: Iterable[Opened]) -> None:
-        """Compare two partitions."""
+    def run(
+        self,
+        source: Iterable[Opened],
+        target: Iterable[Opened],
+        since: Callable[[], Collection[bytes | None]] = frozenset,
+    ) -> None:
+        """Compare two partitions.
+
+        Args:
+            source: The records of one.
+            target: The records of the other.
+            since: Gives the digests of the keys behind the end of the source; asked where a key is on the target alone.
+        """
         there = self._collect(target, once=self._in_place)
         for key, newest in self._collect(source).items():
             self._compare(newest, there.pop(key, None))
-        for left in there.values():
-            self._left(left)
+        # Compaction takes a record of the source for a newer one of its key, wherever that stands.
+        newer = since() if there and not self._in_place else ()
+        for key, left in there.items():
+            self._left(left, replaced=key in newer)
 
     def _collect(self, records: Iterable[Opened], *, once: bool = False) -> dict[bytes | None, _Newest]:
         newest: dict[bytes | None, _Newest] = {}
         for record in records:
-            key = None if record.key is None else blake2b(record.key, digest_size=_KEY_BYTES).digest()
+            key = digest_of(record.key)
             if once and key in newest:
                 self._differs(-1, record.offset, "twice: the key was rewritten before")
             fingerprint = b"" if record.failure else self._fingerprint(record)
@@ -255,10 +277,10 @@ class NewestPerKey:
         else:
             self._counts.compared += 1
 
-    def _left(self, there: _Newest) -> None:
+    def _left(self, there: _Newest, *, replaced: bool) -> None:
         if there.failure:
             self._differs(-1, there.offset, f"does not open on the target: {there.failure}")
-        elif self._in_place or there.deleted:
+        elif self._in_place or there.deleted or replaced:
             self._counts.replaced += 1
         else:
             self._differs(-1, there.offset, "extra: it is not on the source")

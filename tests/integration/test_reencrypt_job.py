@@ -15,11 +15,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 import streamcrypt as sc
+from streamcrypt.cli.reencrypt import _Stop, _Task
+from streamcrypt.cli.reencrypt_request import ReencryptRequest
+from streamcrypt.config import load
 from streamcrypt.envelope.codec import decode_header, encode_header
 from streamcrypt.envelope.header import HEADER_NAME
-from streamcrypt.sidecar.reencrypt import Span
+from streamcrypt.events import PartitionPaused, ReencryptionProgress
+from streamcrypt.sidecar.failures import PipelineHalted
+from streamcrypt.sidecar.reencrypt import Run, Span
+from streamcrypt.sidecar.reencrypt_in_place import InPlaceTransactions
+from streamcrypt.sidecar.topics import ask
 from streamcrypt.sidecar.verify import Verification, Verified
 from streamcrypt.sidecar.verify_opening import Opener
 from streamcrypt.testing import KMSServer
@@ -213,6 +221,11 @@ def test_one_run_rewraps_every_header_once_and_a_second_run_only_what_is_new(bro
     assert sorted(int(m.key()) for m in broker.read(target)) == list(range(700))
     out, _ = _run(path, "reencrypt", *_job(source, target, "--rewrap", "--verify-only"))
     assert "700 records" in out
+    # Neither hides what comes later from the run after it.
+    assert "nothing has come" in _run(path, "reencrypt", *_job(source, target))[0]
+    broker.produce(source, _seal(kms, old, source, range(700, 720), 2))
+    assert "20 records" in _run(path, "reencrypt", *_job(source, target))[0]
+    assert sorted(int(m.key()) for m in broker.read(target)) == list(range(720))
 
 
 def test_reseal_loses_no_header_and_keeps_every_timestamp(broker, tmp_path, kms):
@@ -299,12 +312,12 @@ def test_a_record_whose_second_wrapped_key_opens_is_told_by_its_coordinates(brok
     assert marked(3)[:20].decode() not in out + err
 
 
-def _verification(broker: Broker, source: str, target: str, spans, keys, stop, each) -> Verification:
+def _verification(broker: Broker, source: str, target: str, spans, keys, stop, each, **more: Any) -> Verification:
     openers = tuple(Opener(sc.Decryptor(keys, topic_names={target: source}, share_data_keys=False), keys) for _ in "st")
     ends = {place[1]: span.end for place, span in spans.items()}
     group = {"bootstrap.servers": broker.bootstrap, "group.id": unique_name("verify"), "fetch.queue.backoff.ms": 5}
     found: list[Any] = []
-    ways: dict[str, Any] = {"same_bytes": True, "newest": False, "in_place": False, "bear_unreadable": False}
+    ways: dict[str, Any] = {"same_bytes": True, "newest": False, "in_place": False, "bear_unreadable": False} | more
     return Verification(target, spans, ends, group, openers, **ways, tell=found.append, each=each, stop=stop)
 
 
@@ -400,6 +413,109 @@ def test_a_writer_that_did_not_stop_ends_a_rewriting_in_place(broker, tmp_path, 
     assert "somebody else writes to it" in err
     newest = [m for m in broker.read(topic) if m.key() == b"1999"][-1]
     assert newest.value() == update[0]["value"]
+    out, _ = _run(path, "reencrypt", *_job(topic, topic, "--rewrap", "--in-place", "--no-progress"))
+    assert "2000 records" in out
+
+
+def test_an_update_between_our_last_record_and_the_mark_of_its_transaction_is_noticed(broker):
+    """Where the mark is known to stand, somebody else's record may stand too."""
+    topic = broker.create_topic(config={"cleanup.policy": "compact"})
+    broker.produce(topic, [{"key": key, "value": b"1"} for key in (b"a", b"b", b"c")])
+    group = {"bootstrap.servers": broker.bootstrap, "group.id": unique_name("group")}
+    producer = {"transactional.id": unique_name("job"), "transaction.timeout.ms": 10_000}
+    producer["bootstrap.servers"] = broker.bootstrap
+    place = (topic, 0)
+    run = Run({place: Span("run", "x/y", 0, 3, 3, 3)}, {place: 0}, threading.Event())
+    client = InPlaceTransactions(run, group, "job", producer, lambda _: None, lambda: None, lambda: None)
+    with contextlib.closing(client), contextlib.closing(Consumer(group)) as consumer:
+        client.start()
+
+        def rewrite(key: bytes, offset: int, update: list[dict[str, bytes]]) -> None:
+            client.begin()
+            client.producer.produce(topic, b"1", key, 0)
+            client.producer.flush()
+            broker.produce(topic, update)
+            client.commit(consumer, {place: offset}, 1, 10, wait=True)
+
+        rewrite(b"a", 1, [])
+        rewrite(b"b", 2, [{"key": b"c", "value": b"2"}])
+        with pytest.raises(PipelineHalted, match="somebody else writes to it"):
+            rewrite(b"c", 3, [])
+    assert [m.value() for m in broker.read(topic) if m.key() == b"c"] == [b"1", b"2"]
+
+
+def test_a_run_whose_last_commit_was_done_all_the_same_ends(broker):
+    """The commit's outcome was unknown to the client that made it; the next one learns it from the notes."""
+    place = (broker.create_topic(), 0)
+    group = {"bootstrap.servers": broker.bootstrap, "group.id": unique_name("group")}
+    span = Span("run", "x/y", 0, 3, 3)
+    with contextlib.closing(Consumer(group)) as consumer:
+        ask(lambda: consumer.commit(offsets=[TopicPartition(*place, 3, span.note())], asynchronous=False))
+    run = Run({place: span}, {place: 2}, threading.Event())
+    run.reload(group)
+    assert run.stop.is_set()
+    earlier = Run({place: replace(span, run="earlier")}, {place: 2}, threading.Event())
+    with pytest.raises(PipelineHalted, match="another process of this job"):
+        earlier.reload(group)
+
+
+def test_a_source_that_retention_emptied_meanwhile_does_not_stop_the_verification(broker):
+    """What was copied of it stands on the target alone, and is counted."""
+    keys = sc.LocalKeyProvider.generate()
+    source, target = broker.create_topic(), broker.create_topic()
+    broker.produce(target, [{"key": b"%d" % n, "value": b"v"} for n in range(3)])
+    broker.produce(source, [{"key": b"%d" % n, "value": b"v"} for n in range(3)])
+    for gone in broker.admin.delete_records([TopicPartition(source, 0, 3)]).values():
+        gone.result(30)
+    spans = {(source, 0): Span("run", "x/y", 0, 3, 0)}
+    verification = _verification(broker, source, target, spans, keys, threading.Event(), lambda _: None)
+    assert verification.run({}) is True
+    assert verification.counts.expired == 3
+
+
+def test_a_compacted_source_that_is_written_to_is_verified_nevertheless(broker):
+    """What a newer record beyond the end has replaced on the source is on the target alone, and is counted."""
+    keys = sc.LocalKeyProvider.generate()
+    source, target = broker.create_topic(), broker.create_topic()
+    copied, later = [{"key": b"%d" % n, "value": b"v", "timestamp": START} for n in range(3)], {"key": b"0"}
+    broker.produce(target, copied)
+    broker.produce(source, [*copied, later])
+    # As compaction leaves it.
+    for gone in broker.admin.delete_records([TopicPartition(source, 0, 1)]).values():
+        gone.result(30)
+    spans, stop = {(source, 0): Span("run", "x/y", 0, 3, 0)}, threading.Event()
+    verification = _verification(broker, source, target, spans, keys, stop, lambda _: None, newest=True)
+    assert verification.run({}) is True
+    assert (verification.counts.compared, verification.counts.replaced) == (2, 1)
+
+
+def test_a_signal_is_heeded_while_the_job_is_planned_and_while_the_verification_waits(broker, tmp_path, kms):
+    """Exit code 130 both times, and nothing is copied after the signal."""
+    old, _ = _two_keks(kms)
+    source, target = broker.create_topic(), broker.create_topic()
+    broker.produce(source, _seal(kms, old, source, range(20), 1))
+    settings = load(_write(_config(broker, {**kms_keys(kms, old), "trusted_keys": []}, source, target), tmp_path))
+    stop, dark = _Stop(), threading.Event()
+
+    def observe(event: Any) -> None:
+        if isinstance(event, ReencryptionProgress) and event.phase == "copy" and event.done == event.total:
+            kms.darken(kms.region)
+            dark.set()
+        # A key service that is slow makes partitions of the copy wait, too.
+        if isinstance(event, PartitionPaused) and dark.is_set():
+            stop.set()
+
+    def run(ended: _Stop) -> int:
+        with contextlib.closing(_Task(settings, ReencryptRequest(source, target, "rewrap"), observe, ended)) as task:
+            return task.run()
+
+    early = _Stop()
+    early.set()
+    assert run(early) == 130
+    assert broker.read(target) == []
+    assert run(stop) == 130
+    assert dark.is_set()
+    assert len(broker.read(target)) == 20
 
 
 def test_in_place_asks_for_a_compacted_topic_and_for_the_word_that_writers_are_stopped(broker, tmp_path, kms):

@@ -278,6 +278,19 @@ def test_an_alias_that_is_missing_in_the_first_region_is_an_answer(server, provi
         provider_of("alias/c", regions=[FAR]).check()
 
 
+def test_an_alias_that_is_missing_in_the_second_region_says_nothing_while_the_first_is_away(server, provider_of, clock):
+    """It is unavailable, no refusal; and where it was known it stays what it was."""
+    key = server.create_key("alias/c", MultiRegion=True)
+    server.replicate(key, FAR)
+    known, fresh = provider_of("alias/c", regions=[FAR]), provider_of("alias/c", regions=[FAR])
+    known.check()
+    server.darken(NEAR, how="drop")
+    clock.advance(600)
+    with pytest.raises(KeyUnavailable):
+        fresh.check()
+    assert [key.key_id for key in known.generate_data_key(CONTEXT).encrypted] == [in_region(key, FAR)]
+
+
 def test_the_home_region_is_listed_though_nobody_wrote_it_down(server, provider_of, replicas, monkeypatch):
     """It comes from the environment and is first."""
     monkeypatch.setenv("AWS_REGION", NEAR)

@@ -71,6 +71,20 @@ def test_the_same_kek_wraps_under_its_current_material(server, provider_of):
     assert opened(provider, [wrapped]) == bytes(made.plaintext)
 
 
+def test_a_rotation_is_noticed_by_the_next_data_key_that_is_rewrapped(server, provider_of):
+    """Without DescribeKey: what was rewrapped before is to be forgotten."""
+    old, new = server.create_key(), server.create_key()
+    made = provider_of(old).generate_data_key(CONTEXT)
+    provider = provider_of(new, trusted_keys=[old])
+    for _ in range(2):
+        provider.rewrap_data_key(made.encrypted, CONTEXT)
+    before = provider.sealing_generation
+    server.rotate(new)
+    provider.rewrap_data_key(made.encrypted, CONTEXT)
+    assert (before, provider.sealing_generation) == (0, 1)
+    assert "DescribeKey" not in [call.operation for call in server.calls]
+
+
 def test_a_record_wrapped_for_fewer_is_wrapped_for_all(server, provider_of):
     """After an outage under require: any."""
     keks = [server.create_key(), server.create_key(region=FAR)]

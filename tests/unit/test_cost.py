@@ -138,6 +138,12 @@ def test_looking_up_has_a_quota_of_its_own():
     assert found.requests_money > without.requests_money
 
 
+def test_a_process_looks_at_one_tenant_a_second_at_most():
+    """As LookPace has it: a thousand tenants cost no more looks than sixty."""
+    found = [calls(estimate(load(looks=1 / 60, writers=2, tenants=n), Prices())) for n in (1, 30, 1000)]
+    assert [rate["eu-west-1", "DescribeKey"] for rate in found] == pytest.approx([2 / 60, 1.0, 2.0])
+
+
 def test_bytes_on_the_wire():
     """The header repeats in every record, and lz4 takes most of it off the wire."""
     found = estimate(load(header=292), Prices())
@@ -290,6 +296,16 @@ def test_the_command_prints_the_estimate_as_json():
     assert {call["region"] for call in tree["calls"]} == {"eu-west-1"}
     assert tree["calls"][0]["per_day"] == pytest.approx(tree["calls"][0]["per_second"] * DAY)
     assert set(tree["sources"]) == {"prices", "quotas"}
+
+
+@pytest.mark.parametrize(
+    ("tenants", "dollars"), [([], 3.0), (["--tenants", "2"], 3.0), (["--tenants", "1000"], 1000.0)]
+)
+def test_every_tenants_kek_is_paid(tenants, dollars):
+    """Those that are mapped, and as many as are asked for where these are more."""
+    config = str(ROOT / "config" / "tenants.yaml")
+    result = CliRunner().invoke(app, ["cost", config, "--format", "json", *tenants])
+    assert json.loads(result.stdout)["keys_money"] == dollars
 
 
 def test_the_command_prints_a_table():

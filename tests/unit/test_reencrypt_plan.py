@@ -81,6 +81,25 @@ def test_after_a_verified_run_the_next_one_takes_what_has_come_since():
     assert more.spans["a", 0].run != run.spans["a", 0].run
 
 
+def test_after_a_run_with_nothing_to_do_the_next_one_copies_again():
+    """That one was never verified: it is no unfinished one for that, and hides no record that came later."""
+    run, _ = _decide()
+    idle, phase = _decide(notes=_notes(run, 10, 0), verified=_passed(run))
+    assert (phase, idle.total) == (Phase.NOTHING, 0)
+    more, phase = _decide(plan=_plan(ends=(15, 0)), notes=_notes(idle, 10, 0), verified=_passed(run))
+    assert (phase, more.total, more.spans["a", 0].start) == (Phase.COPY, 5, 10)
+
+
+def test_a_partition_whose_note_is_lost_is_not_left_out():
+    """As after kafka-consumer-groups --reset-offsets; a partition that is new has no offset at all."""
+    run, _ = _decide()
+    notes = _notes(run, 4, 0)
+    with pytest.raises(StreamcryptError, match=r"a\[0\]: somebody else has set"):
+        _decide(notes={**notes, ("a", 0): (7, None)})
+    del notes["a", 1]
+    assert _decide(notes=notes)[1] is Phase.COPY
+
+
 @pytest.mark.parametrize("ids", [("new", "idb"), ("ida", "new")], ids=["source", "target"])
 def test_a_topic_made_anew_is_another_topic(ids):
     """Offsets of the old one say nothing: the run begins at the start."""
@@ -97,14 +116,16 @@ def test_a_first_run_refuses_a_target_that_holds_records():
     assert _decide(plan=_plan(target_lows=(0, 0)), notes=_notes(run, 4, 0))[1] is Phase.COPY
 
 
-def test_an_unfinished_run_keeps_to_its_keks():
-    """Half a topic under one KEK and half under another is nobody's wish; after it is verified it may go elsewhere."""
+def test_a_copy_stays_with_its_keks():
+    """Half a topic under one KEK and half under another is nobody's wish, and "nothing has come" would be no answer."""
     run, _ = _decide()
     other = replace(JOB, keks=("another",))
     for offsets in ((4, 0), (10, 0)):
         with pytest.raises(ConfigError, match="other KEKs"):
             _decide(other, notes=_notes(run, *offsets))
-    assert _decide(other, _plan(ends=(12, 0)), _notes(run, 10, 0), _passed(run))[1] is Phase.COPY
+    for plan in (_plan(), _plan(ends=(12, 0))):
+        with pytest.raises(ConfigError, match="stay under them"):
+            _decide(other, plan, _notes(run, 10, 0), _passed(run))
 
 
 def test_in_place_every_run_begins_at_the_start_of_what_stands_there():

@@ -18,7 +18,7 @@ from streamcrypt.errors import KeyUnavailable
 from streamcrypt.sidecar.cutover import Cutover, TopicCutover
 from streamcrypt.sidecar.verify import Verified
 from streamcrypt.sidecar.verify_opening import Opened, Opener
-from streamcrypt.sidecar.verify_ways import Counts, EachRecord, NewestPerKey
+from streamcrypt.sidecar.verify_ways import Counts, EachRecord, NewestPerKey, digest_of
 from tests.envelopes import Record, envelope, wrap
 
 KEKS = {name: os.urandom(32) for name in ("a", "b")}
@@ -133,6 +133,13 @@ def test_what_retention_took_from_the_source_may_still_stand_on_the_target():
     assert (counts, found) == (Counts(compared=2, expired=3), [])
 
 
+def test_a_source_that_retention_has_emptied_leaves_the_target_as_it_is():
+    """All of it is expired, not too much; where retention took nothing, it is too much."""
+    target = [seen(n) for n in range(3)]
+    assert _each([], target, overtaken=True) == (Counts(expired=3), [])
+    assert _each([], target)[1][0][2].startswith("extra")
+
+
 @given(st.integers(0, 20), st.sets(st.integers(0, 19)), st.sets(st.integers(0, 19)))
 def test_no_missing_record_goes_unnoticed(length, holes, spoilt):
     """Whatever is missing or spoilt: what is compared as the same is the same, and the rest is told."""
@@ -164,6 +171,14 @@ def test_on_compacted_topics_the_newest_of_each_key_counts():
     assert _newest([seen(2, 1)], [failed])[1] == [(2, 5, "does not open on the target: UntrustedKey")]
     assert _newest([], [failed])[1] == [(-1, 5, "does not open on the target: UntrustedKey")]
     assert _newest([replace(failed, offset=1)], [failed]) == (Counts(unreadable=1), [])
+
+
+def test_a_record_that_a_later_one_replaced_on_the_source_is_not_too_much():
+    """The topic is written to while it is copied, and compaction does not wait for the verification."""
+    counts, found = Counts(), []
+    way = NewestPerKey(counts, lambda *difference: found.append(difference), in_place=False)
+    way.run([seen(1)], [seen(0), seen(1), seen(2)], lambda: {digest_of(b"0")})
+    assert (counts, found) == (Counts(compared=1, replaced=1), [(-1, 2, "extra: it is not on the source")])
 
 
 def test_in_place_a_key_stands_once_and_may_have_replaced_the_old_one():

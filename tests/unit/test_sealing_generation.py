@@ -85,6 +85,25 @@ def test_a_moved_alias_is_noticed_within_a_minute(server, provider_of, clock):
     assert made.sealing_generation == 1
 
 
+def test_who_sees_that_an_alias_moved_is_given_the_new_kek_alone(server, provider_of, clock):
+    """Else what was minted or trusted just then under the old one would count as up to date."""
+    server.create_key("alias/a")
+    new = server.create_key()
+    provider = provider_of("alias/a")
+    provider.generate_data_key(CONTEXT)
+    server.call("UpdateAlias", AliasName="alias/a", TargetKeyId=new)
+    (kek,) = provider._keks
+    seen, tell = [], kek.target._moved
+
+    def moved():
+        tell()
+        seen.append((provider.trust_generation, provider.sealing_generation, kek.known_arns()))
+
+    kek.target._moved = moved
+    look(provider, clock)
+    assert seen == [(1, 1, (new,))]
+
+
 def test_rotated_material_is_noticed_by_looking(server, provider_of, clock):
     """CurrentKeyMaterialId of DescribeKey; the first one seen is no change."""
     arn = server.create_key()

@@ -7,8 +7,10 @@ from collections import Counter
 import pytest
 
 import streamcrypt as sc
-from streamcrypt.events import KeyAliasMoved
+from streamcrypt.events import DataKeyRetired, KeyAliasMoved
+from streamcrypt.keys.aws_changes import LOOK_APART_SECONDS, LOOK_EVERY_SECONDS
 from streamcrypt.testing import CollectingObserver, KMSServer, ManualClock
+from tests.broker import wait_until
 from tests.kms import REGION
 from tests.tenants import of
 
@@ -138,6 +140,40 @@ def test_what_is_no_ones_decision_about_the_kek_has_records_wait(kms, keys_of, t
                 opener.decrypt(T, *one)
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["looked up before", "never looked up"])
+@pytest.mark.parametrize("by", ["alias", "arn"])
+def test_while_the_first_region_is_away_nobodys_kek_counts_as_disabled(kms, by, known):
+    """Though the second region, where this tenant has no replica, says that there is no such key."""
+    clock = ManualClock()
+    shared = kms.create_key(MultiRegion=True)
+    kms.replicate(shared, "eu-central-1")
+    name = "alias/tenant-acme" if by == "alias" else kms.create_key(MultiRegion=True)
+
+    def keys_again():
+        family = sc.AWSKMSKeyProvider(
+            shared, region=REGION, regions=["eu-central-1"], endpoint_url=kms.url, clock=clock
+        )
+        return sc.TenantKeys(family, TEMPLATE, {"acme": name, "globex": None})
+
+    keys = keys_again()
+    with sc.Encryptor(keys, clock=clock) as sealer:
+        one = record(sealer, "acme")
+    if not known:
+        keys.close()
+        keys = keys_again()
+    kms.darken(REGION, how="drop")
+    clock.advance(301)
+    with sc.Encryptor(keys, clock=clock) as sealer, sc.Decryptor(keys, clock=clock) as opener:
+        for _ in range(5):  # with the breaker closed, and open
+            for work in (lambda: opener.decrypt(T, *one), lambda: record(sealer, "acme")):
+                with pytest.raises(sc.KeyServiceError):
+                    work()
+        kms.lighten(REGION)
+        clock.advance(60)
+        assert opener.decrypt(T, *one)[0] == opener.decrypt(T, *record(sealer, "acme"))[0] == b"v"
+    keys.close()
+
+
 def test_a_tenant_that_moved_to_another_kek_seals_and_opens_under_both(kms, keys_of):
     """An alias that moved is noticed, and the earlier KEK is trusted where the mapping lists it, for this tenant."""
     observer = CollectingObserver()
@@ -162,6 +198,75 @@ def test_a_tenant_that_moved_to_another_kek_seals_and_opens_under_both(kms, keys
         assert {event.after for event in observer.of(KeyAliasMoved)} == {new}
     keys.close()
     assert set(keys.key_ids()) == {"alias/tenant-acme", "alias/tenant-globex"}
+
+
+def _move_alias(kms):
+    return kms.call("UpdateAlias", AliasName="alias/tenant-acme", TargetKeyId=kms.create_key())
+
+
+def _rotate(kms):
+    kms.rotate(arn_of(kms, "acme"))
+
+
+def looked(keys, clock, seconds):
+    """Let time pass, have the KEKs looked at that are due, and wait for the end of those looks."""
+    clock.advance(seconds)
+    generation = keys.sealing_generation
+    wait_until(lambda: not any(m.provider._watch._looking for m in keys._members.values()), "the look", 60)
+    return generation
+
+
+@pytest.mark.parametrize("change", [_move_alias, _rotate], ids=["an alias moved", "material was rotated"])
+def test_a_change_of_one_tenants_kek_has_its_data_keys_alone_replaced_within_a_minute(kms, keys_of, change):
+    """On every topic, and long before they are due; the other tenants mint none."""
+    clock, observer = ManualClock(), CollectingObserver()
+    keys = keys_of(clock=clock)
+    with sc.Encryptor(keys, sc.RotationPolicy(max_age="1d"), clock=clock, observer=observer) as sealer:
+
+        def headers_of(tenant):
+            return [sealer.encrypt(topic, b"v", b"k", of(tenant))[1][-1][1] for topic in ("orders", "returns")]
+
+        before = {name: headers_of(name) for name in TENANTS}
+        looked(keys, clock, LOOK_EVERY_SECONDS)
+        for _ in TENANTS:
+            looked(keys, clock, LOOK_APART_SECONDS)
+        assert {name: headers_of(name) for name in TENANTS} == before  # nothing changed
+        change(kms)
+        clock.advance(LOOK_EVERY_SECONDS - LOOK_APART_SECONDS * len(TENANTS))
+        for _ in TENANTS:
+            looked(keys, clock, LOOK_APART_SECONDS)
+        after = {name: headers_of(name) for name in TENANTS}
+        assert not set(after["acme"]) & set(before["acme"])
+        assert (after["globex"], after["initech"]) == (before["globex"], before["initech"])
+        assert [event.reason for event in observer.of(DataKeyRetired)] == ["kek_changed"] * 2
+        assert {name: headers_of(name) for name in TENANTS} == after
+    assert keys.sealing_generation == 1
+
+
+def test_however_many_tenants_there_are_one_is_looked_at_a_second(kms, keys_of):
+    """So a thousand of them cost no more calls, and no more threads in a region that hangs, than sixty."""
+    clock = ManualClock()
+    keys = keys_of(clock=clock)
+    with sc.Encryptor(keys, sc.RotationPolicy(max_age="1d"), clock=clock) as sealer:
+        for name in TENANTS:
+            record(sealer, name)
+        before = kms.count("DescribeKey")
+        clock.advance(LOOK_EVERY_SECONDS)
+        for looks in range(1, len(TENANTS) + 2):
+            for _ in range(3):
+                for name in TENANTS:
+                    record(sealer, name)
+            looked(keys, clock, 0)
+            assert kms.count("DescribeKey") == before + min(looks, len(TENANTS))
+            clock.advance(LOOK_APART_SECONDS)
+
+
+def test_a_context_that_leads_to_no_kek_has_nothing_to_be_noticed(kms, keys_of):
+    """Reading it neither fails nor calls KMS."""
+    keys = keys_of()
+    for context in ({}, {"streamcrypt:header:tenant": "nobody"}, {"streamcrypt:header:tenant": "acme"}):
+        assert keys.sealing_generation_for(context) == 0
+    assert kms.calls == []
 
 
 def test_all_keks_are_looked_up_by_a_check(kms, keys_of):

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from streamcrypt.testing import KMSServer, ManualClock
+from streamcrypt.testing import KMSServer
 from streamcrypt.testing.kms_model import ServiceError
 from tests.broker import wait_until
-from tests.kms import REGION, make_client, refusal, use_fake_credentials
+from tests.kms import REGION, make_client, refusal
 
 CONTEXT = {"streamcrypt:topic": "payments"}
 DAY = 86_400.0
@@ -21,27 +21,9 @@ FAR = "us-east-1"
 STORE = "cks-1234567890abcdef0"
 
 
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch):
-    use_fake_credentials(monkeypatch)
-
-
 @pytest.fixture
-def clock():
-    return ManualClock(1_700_000_000.0)
-
-
-@pytest.fixture
-def server(clock):
-    with KMSServer(clock=clock) as running:
-        yield running
-
-
-@pytest.fixture
-def near(server):
-    client = make_client(server.url)
-    yield client
-    client.close()
+def near(kms):
+    return kms
 
 
 @pytest.fixture

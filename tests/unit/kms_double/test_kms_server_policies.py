@@ -9,10 +9,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from streamcrypt.errors import ConfigError
-from streamcrypt.testing import KMSServer, ManualClock
 from streamcrypt.testing.kms_conditions import PolicyError, arn_like, like, parse_conditions
 from streamcrypt.testing.kms_policy import Policy
-from tests.kms import make_client, refusal, use_fake_credentials
+from tests.kms import make_client, refusal
 
 ACCOUNT = "111122223333"
 CONTEXT = {"streamcrypt:topic": "payments", "app": "billing"}
@@ -20,17 +19,6 @@ EVERYTHING = {"Statement": {"Effect": "Allow", "Action": "kms:*", "Resource": "*
 DENIED = "AccessDeniedException"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/sealer"
 FAR = "us-east-1"
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch):
-    use_fake_credentials(monkeypatch)
-
-
-@pytest.fixture
-def server():
-    with KMSServer(clock=ManualClock(1_700_000_000.0)) as running:
-        yield running
 
 
 @pytest.fixture

@@ -11,30 +11,12 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from streamcrypt.errors import ConfigError
-from streamcrypt.testing import KMSServer, ManualClock
-from tests.kms import REGION, make_client, refusal, use_fake_credentials
+from streamcrypt.testing import KMSServer
+from tests.kms import REGION, make_client, refusal
 
 CONTEXT = {"streamcrypt:topic": "payments", "app": "billing"}
 MRK = "mrk-1234abcd12ab34cd56ef1234567890ab"
 MATERIAL = base64.b64encode(bytes(range(32))).decode()
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch):
-    use_fake_credentials(monkeypatch)
-
-
-@pytest.fixture
-def server():
-    with KMSServer(clock=ManualClock(1_700_000_000.0)) as running:
-        yield running
-
-
-@pytest.fixture
-def kms(server):
-    client = make_client(server.url)
-    yield client
-    client.close()
 
 
 def test_an_event_of_cloudtrail_says_what_ours_says(server, kms):

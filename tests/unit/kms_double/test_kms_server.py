@@ -19,39 +19,16 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from streamcrypt.errors import ConfigError
-from streamcrypt.testing import KMSCall, KMSServer, ManualClock
+from streamcrypt.testing import KMSCall, KMSServer
 from streamcrypt.testing.kms_model import ServiceError
 from streamcrypt.testing.kms_operations import OPERATIONS
 from streamcrypt.testing.kms_server import main
-from tests.kms import REGION, make_client, refusal, use_fake_credentials
+from tests.kms import REGION, make_client, refusal
 
 CONTEXT = {"streamcrypt:topic": "payments", "app": "billing"}
 DAY = 86_400.0
 FIXED_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 MODEL = botocore.session.get_session().get_service_model("kms")
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch):
-    use_fake_credentials(monkeypatch)
-
-
-@pytest.fixture
-def clock():
-    return ManualClock(1_700_000_000.0)
-
-
-@pytest.fixture
-def server(clock):
-    with KMSServer(clock=clock) as running:
-        yield running
-
-
-@pytest.fixture
-def kms(server):
-    client = make_client(server.url)
-    yield client
-    client.close()
 
 
 def post(server, operation: str, members: dict | bytes, *, region: str = REGION, signed: bool = True):
