@@ -8,9 +8,9 @@ from operator import add, itemgetter
 from struct import Struct
 from typing import NoReturn, cast
 
-from streamcrypt.envelope.binding import KIND_TOMBSTONE, aad_builder, block_aad_builder
+from streamcrypt.envelope.binding import KIND_TOMBSTONE, KIND_VALUE, KeyPrefixes, aad_builder, block_aad_builder
 from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, carries_envelope, frame_prefix
-from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
+from streamcrypt.envelope.header import BOUND_KEY, HEADER_NAME, TOMBSTONE_HEADER_NAME
 from streamcrypt.errors import AlreadySealed
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.issuer import DataKeyIssuer
@@ -29,6 +29,7 @@ MAX_LANE = 0x7FFF_FFFF
 LANE_UNKNOWN = 0xFFFF_FFFF
 _OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _nonce = Struct(">IQ").pack
+_FIRST = MAGIC[0]
 _first_four = itemgetter(slice(len(MAGIC)))
 # A block is sealed as a whole before the first record of it is sent: this bounds what is held twice.
 _MAX_BLOCK_BYTES = 4 * 2**20
@@ -64,7 +65,7 @@ def _any_ours(headers: Sequence[HeaderList | None]) -> bool:
 class TopicSealer:
     """Seals values for one topic. Get one from :meth:`Encryptor.topic`; safe to use from several threads."""
 
-    __slots__ = ("_aad", "_block_aads", "_clock", "_self_contained", "_tombstone_aad", "issuer")
+    __slots__ = ("_aad", "_block_aads", "_clock", "_prefixes", "_self_contained", "_tombstone_aad", "issuer")
 
     def __init__(
         self, issuer: DataKeyIssuer, bound: tuple[str, ...], framing: Framing, tombstones: Tombstones, clock: Clock
@@ -72,6 +73,7 @@ class TopicSealer:
         self.issuer = issuer
         self._tombstone_aad = aad_builder(bound, KIND_TOMBSTONE) if tombstones is Tombstones.AUTHENTICATED else None
         self._aad = aad_builder(bound)
+        self._prefixes = KeyPrefixes(KIND_VALUE) if bound == (BOUND_KEY,) else None
         self._block_aads = block_aad_builder(bound)
         self._self_contained = framing is Framing.SELF_CONTAINED
         self._clock = clock
@@ -109,9 +111,11 @@ class TopicSealer:
         """
         if headers:
             refuse_ours(headers)
-        if value[:4] == MAGIC and carries_envelope(value):
+        if value and value[0] == _FIRST and value.startswith(MAGIC) and carries_envelope(value):
             raise AlreadySealed("the value is a self-contained envelope already")
-        aad = self._aad(key, headers)
+        prefixes = self._prefixes
+        # As the builder does, without the call: most records bind their key alone, and have one.
+        aad = prefixes[len(key)] + key if prefixes is not None and key is not None else self._aad(key, headers)
         size = len(value) + len(aad)
         issuer = self.issuer
         sequence = 0

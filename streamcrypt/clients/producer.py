@@ -68,6 +68,18 @@ def _envelope(header: _Header | None, value: Any) -> bytes | None:
     return split_frame(value)[0] if value is not None and value.startswith(MAGIC) else None
 
 
+class _Topic:
+    """What is looked up for each record of a topic: how to seal, and the callback under the last data key."""
+
+    __slots__ = ("report", "seal", "sealer")
+
+    def __init__(self, sealer: TopicSealer, report: tuple[_Header | None, Report]) -> None:
+        self.sealer = sealer
+        self.seal = sealer.seal
+        # One tuple: another thread may change it at any moment.
+        self.report = report
+
+
 class EncryptingProducer(Producer):
     """A producer whose records carry sealed values and the ``streamcrypt`` header; otherwise its base class.
 
@@ -95,10 +107,10 @@ class EncryptingProducer(Producer):
 
     def __init__(self, config: dict[str, Any] | None = None, /, *, encryptor: Encryptor, **properties: Any) -> None:
         self._encryptor = encryptor
-        self._sealers: dict[str, TopicSealer] = {}
+        self._topics: dict[str, _Topic] = {}
         self._watch = DeliveryWatch(encryptor)
-        # For each topic the last record's header, and the callback of records without one of their own.
-        self._reports: dict[str, tuple[_Header | None, Report]] = {}
+        # Looked up once, as super() would for each record; unbound, so that no cycle keeps this producer.
+        self._produce: Any = super(EncryptingProducer, type(self)).produce
         given = properties_of(config, properties)
         self._transactional = "transactional.id" in given
         self._on_delivery: Report | None = given.get("on_delivery")
@@ -152,24 +164,24 @@ class EncryptingProducer(Producer):
         # Plain bytes without headers, the common case, pass without a further call.
         if value.__class__ is not bytes or headers is not None or not (key is None or key.__class__ is bytes):
             value, key, headers = payload(value, 2), payload(key, 3), sent_headers(headers)
-        sealer = self._sealers.get(topic) or self._sealer(topic)
+        state = self._topics.get(topic) or self._topic(topic)
         if partition > MAX_LANE:
             raise OverflowError("signed integer is greater than maximum")
         lane = partition if partition >= 0 else LANE_UNKNOWN
         sealed: bytes | None = None
         if value is None:
-            sent = sealer.seal_tombstone(key, headers, lane)
+            sent = state.sealer.seal_tombstone(key, headers, lane)
             header = sent[-2] if sent and sent[-1][0] == TOMBSTONE_HEADER_NAME else None
         else:
-            sealed, sent = sealer.seal(value, key, headers, lane)
+            sealed, sent = state.seal(value, key, headers, lane)
             header = sent[-1] if sent else None
         if callback is not None:
             callback = partial(self._watch.relay, header, callback)
         else:
-            known = self._reports.get(topic)
-            callback = known[1] if known is not None and known[0] is header else self._report(topic, header)
+            known = state.report
+            callback = known[1] if known[0] is header else self._report(state, header)
         try:
-            super().produce(topic, sealed, key, partition, callback, None, timestamp, sent)  # type: ignore[arg-type]
+            self._produce(self, topic, sealed, key, partition, callback, None, timestamp, sent)
         except BufferError:
             raise
         except BaseException as error:
@@ -258,22 +270,24 @@ class EncryptingProducer(Producer):
             raise RecordTooLarge(f"sealed, the record passes message.max.bytes (topic {topic})") from None
         self._watch.retire(topic)
 
-    def _sealer(self, topic: str) -> TopicSealer:
+    def _topic(self, topic: str) -> _Topic:
         if not isinstance(topic, str):
             raise TypeError(f"argument 1 must be str, not {type(topic).__name__}")
-        sealer = self._sealers[topic] = self._encryptor.topic(topic)
-        return sealer
+        state = self._topics[topic] = _Topic(self._encryptor.topic(topic), (None, self._made_report(None)))
+        return state
 
-    def _report(self, topic: str, header: _Header | None) -> Report:
+    def _report(self, state: _Topic, header: _Header | None) -> Report:
         """Make the callback of records that have none of their own, under another data key than before."""
-        watch = self._watch
-        default = self._on_delivery
-        report = partial(watch.report, header) if default is None else partial(watch.relay, header, default)
-        self._reports[topic] = (header, report)
+        report = self._made_report(header)
+        state.report = header, report
         return report
 
+    def _made_report(self, header: _Header | None) -> Report:
+        watch, default = self._watch, self._on_delivery
+        return partial(watch.report, header) if default is None else partial(watch.relay, header, default)
+
     def _retire_all(self) -> None:
-        for topic in list(self._sealers):
+        for topic in list(self._topics):
             self._watch.retire(topic)
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "AADBuilder",
     "BlockAADBuilder",
     "Headers",
+    "KeyPrefixes",
     "aad_builder",
     "block_aad_builder",
 ]
@@ -50,12 +51,16 @@ def block_aad_builder(bound: tuple[str, ...], kind: bytes = KIND_VALUE) -> Block
     one = aad_builder(bound, kind)
     if bound != (BOUND_KEY,):
         return lambda keys, headers: list(map(one, keys, headers))
-    null_key, prefixes = kind + _NULL, _KeyPrefixes(kind)
+    null_key, prefixes = kind + _NULL, KeyPrefixes(kind)
     return lambda keys, _headers: [null_key if key is None else prefixes[len(key)] + key for key in keys]
 
 
-class _KeyPrefixes(dict[int, bytes]):
-    """Length of a record key to the AAD bytes before it: the same few lengths come again and again."""
+class KeyPrefixes(dict[int, bytes]):
+    """Length of a record key to the AAD bytes before it: the same few lengths come again and again.
+
+    Args:
+        kind: What the AAD is of.
+    """
 
     def __init__(self, kind: bytes) -> None:
         super().__init__()
@@ -69,7 +74,7 @@ class _KeyPrefixes(dict[int, bytes]):
 
 
 def _key_only(kind: bytes) -> AADBuilder:
-    null_key, prefixes = kind + _NULL, _KeyPrefixes(kind)
+    null_key, prefixes = kind + _NULL, KeyPrefixes(kind)
     return lambda key, _headers: null_key if key is None else prefixes[len(key)] + key
 
 
