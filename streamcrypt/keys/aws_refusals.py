@@ -13,7 +13,7 @@ from streamcrypt.keys.aws_errors import ACCESS_DENIED
 __all__ = ["PROBE_SECONDS", "Refusals", "Request"]
 
 PROBE_SECONDS = 10.0
-"""A refused request is made again no sooner: what an operator has mended goes on within 10 to 12.5 seconds."""
+"""A refused request is made again no sooner than 10 to 12.5 s later, by who asks then."""
 # A role, a policy or a grant just made is not known everywhere at once: these many seconds after the first call an
 # AccessDenied is asked about again sooner, a few times. Source: IAM User Guide, "eventually consistent"; AWS KMS
 # Developer Guide, "Grants": usually seconds, up to five minutes.

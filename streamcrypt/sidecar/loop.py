@@ -159,8 +159,8 @@ class Pipeline:
 
     @property
     def has_been_ready(self) -> bool:
-        """Whether it ever was a member of its group with a key at hand."""
-        return self._ready
+        """Whether it ever was a member of its group, which it joins with a key at hand, however soon it fell out."""
+        return self._member.joined
 
     def _start(self, *, restarted: bool) -> None:
         self._observer(PipelineStarting(self._spec.name, self._spec.mode, self._spec.group))
