@@ -10,13 +10,13 @@ from operator import itemgetter
 from typing import NoReturn, Self, cast
 
 from streamcrypt.crypto.data_key import DataKey, InvalidTag
-from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
-from streamcrypt.encryptor import HeaderList, HeadersArgument, header_list
+from streamcrypt.crypto.suites import NONCE_BYTES, OVERHEAD_BYTES
 from streamcrypt.envelope.binding import KIND_TOMBSTONE, AADBuilder, aad_builder, block_aad_builder
 from streamcrypt.envelope.codec import decode_header, derivation_info
 from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, choose, split_frame
 from streamcrypt.envelope.header import (
     HEADER_NAME,
+    OUR_HEADERS,
     TOMBSTONE_HEADER_NAME,
     EncryptedDataKey,
     EnvelopeHeader,
@@ -30,7 +30,6 @@ from streamcrypt.errors import (
     KeyDisabled,
     KeyRefused,
     KeyServiceError,
-    KeyUnavailable,
     MalformedEnvelope,
     PlaintextRejected,
     StreamcryptError,
@@ -45,18 +44,15 @@ from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.keys.rotation import CachePolicy
 from streamcrypt.keys.tenants import TenantKeys
 from streamcrypt.keys.waiting import BoundedWait
+from streamcrypt.sealer import MAX_BLOCK_BYTES, HeaderList, HeadersArgument, header_list
 
 __all__ = ["Decryptor"]
 
 _MAX_CALLS_PER_MISS = 2
-# A block is opened as a whole before the first record of it is passed on: this bounds what is held twice.
-_MAX_BLOCK_BYTES = 4 * 2**20
 # A block ends early where it took longer: each of its records may have waited for a data key of its own.
 _PATIENCE = 0.25
 # Of what a refused record says of itself: two ARNs of KEKs, not eight times 2,048 characters.
 _SHOWN = 200
-_TOMBSTONE_BYTES = NONCE_BYTES + TAG_BYTES
-_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 
 
 _take_nonce = itemgetter(slice(NONCE_BYTES))
@@ -190,7 +186,7 @@ class Decryptor:
         self, topic: str, key: bytes | None, headers: HeaderList | None, partition: int | None
     ) -> HeaderList | None:
         """Verify a null value by its two headers, or take it as it is where that is allowed. spec: 6.4"""
-        if not any(name in _OURS for name, _ in headers or ()):
+        if not any(name in OUR_HEADERS for name, _ in headers or ()):
             if self._plain_tombstones:
                 return headers
             raise PlaintextRejected(
@@ -200,7 +196,7 @@ class Decryptor:
         header, rest = _split(headers)
         proofs = [value for name, value in headers or () if name == TOMBSTONE_HEADER_NAME]
         proof = proofs[0] if len(proofs) == 1 else None
-        if header is None or proof is None or len(proof) != _TOMBSTONE_BYTES:
+        if header is None or proof is None or len(proof) != OVERHEAD_BYTES:
             raise MalformedEnvelope("a null value carries an envelope header, but not the two that prove a tombstone")
         entry = self._entry(header, topic, partition)
         aad = self._held_to(entry.header, _tombstone_aad(entry.header.bound))(key, rest)
@@ -241,7 +237,7 @@ class Decryptor:
                 if value is None or not pairs:
                     break
                 size += len(value)
-                if size > _MAX_BLOCK_BYTES:
+                if size > MAX_BLOCK_BYTES:
                     break
                 rest: HeaderList | None = None
                 if len(pairs) == 1 and pairs[0][0] == HEADER_NAME:
@@ -277,7 +273,7 @@ class Decryptor:
         if name != HEADER_NAME or header is None or None in values or self._self_contained:
             return None
         sealed = cast("Sequence[bytes]", values)
-        if sum(map(len, sealed)) > _MAX_BLOCK_BYTES:
+        if sum(map(len, sealed)) > MAX_BLOCK_BYTES:
             return None
         try:
             entry = self._entry(header, topic, partition)
@@ -391,11 +387,7 @@ class Decryptor:
             return CachedDataKey(
                 same.key, header, identity=identity, proof=same.proof, aad=same.aad, expires=same.expires, is_alias=True
             )
-        if self._budget.left(topic, partition) < 1:
-            raise KeyUnavailable(
-                "too many data keys of this partition were refused; it waits so that the KMS quota is spared",
-                remedy="Find who writes records with foreign or altered envelopes to this topic.",
-            )
+        self._budget.require(topic, partition)
         started = time.perf_counter()
 
         def open_one(encrypted: EncryptedDataKey, key_id: str) -> DataKey:
@@ -480,7 +472,7 @@ def _split(headers: HeaderList | None) -> tuple[bytes | None, HeaderList | None]
     ours = [value for name, value in headers if name == HEADER_NAME]
     if len(ours) > 1:
         raise MalformedEnvelope(f"the record has {len(ours)} envelope headers")
-    rest = [pair for pair in headers if pair[0] not in _OURS]
+    rest = [pair for pair in headers if pair[0] not in OUR_HEADERS]
     return (ours[0] if ours else None), rest or None
 
 

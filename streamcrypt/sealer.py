@@ -10,13 +10,14 @@ from typing import NoReturn, cast
 
 from streamcrypt.envelope.binding import KIND_TOMBSTONE, KIND_VALUE, KeyPrefixes, aad_builder, block_aad_builder
 from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, carries_envelope, frame_prefix
-from streamcrypt.envelope.header import BOUND_KEY, HEADER_NAME, TOMBSTONE_HEADER_NAME
+from streamcrypt.envelope.header import BOUND_KEY, OUR_HEADERS, TOMBSTONE_HEADER_NAME
 from streamcrypt.errors import AlreadySealed
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.issuer import DataKeyIssuer
 
 __all__ = [
     "LANE_UNKNOWN",
+    "MAX_BLOCK_BYTES",
     "MAX_LANE",
     "HeaderList",
     "HeadersArgument",
@@ -27,12 +28,11 @@ __all__ = [
 
 MAX_LANE = 0x7FFF_FFFF
 LANE_UNKNOWN = 0xFFFF_FFFF
-_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _nonce = Struct(">IQ").pack
 _FIRST = MAGIC[0]
 _first_four = itemgetter(slice(len(MAGIC)))
-# A block is sealed as a whole before the first record of it is sent: this bounds what is held twice.
-_MAX_BLOCK_BYTES = 4 * 2**20
+# A block is sealed or opened as a whole before its first record is passed on: this bounds what is held twice.
+MAX_BLOCK_BYTES = 4 * 2**20
 
 HeaderList = list[tuple[str, bytes | None]]
 HeadersArgument = Sequence[tuple[str, str | bytes | None]] | Mapping[str, str | bytes | None] | None
@@ -54,12 +54,12 @@ def refuse_ours(headers: Sequence[tuple[str, bytes | None]]) -> None:
         AlreadySealed: It does.
     """
     for pair in headers:
-        if pair[0] in _OURS:
+        if pair[0] in OUR_HEADERS:
             raise AlreadySealed(f"the record carries a {pair[0]!r} header already")
 
 
 def _any_ours(headers: Sequence[HeaderList | None]) -> bool:
-    return any(name in _OURS for pairs in headers if pairs for name, _ in pairs)
+    return any(name in OUR_HEADERS for pairs in headers if pairs for name, _ in pairs)
 
 
 class TopicSealer:
@@ -207,7 +207,7 @@ class TopicSealer:
         aads = self._block_aads(keys, headers)
         size = sum(map(len, plain)) + sum(map(len, aads))
         count = len(plain)
-        if size > _MAX_BLOCK_BYTES:
+        if size > MAX_BLOCK_BYTES:
             return None
         issuer = self.issuer
         with issuer.lock:

@@ -19,7 +19,7 @@ from streamcrypt.keys.issuer import DataKeyIssuer
 from streamcrypt.keys.tenants import TenantKeys
 from streamcrypt.keys.tenants_live import Live, LiveSealers
 from streamcrypt.keys.tenants_template import Raw
-from streamcrypt.sealer import HeaderList, TopicSealer, refuse_ours
+from streamcrypt.sealer import MAX_BLOCK_BYTES, HeaderList, TopicSealer, refuse_ours
 
 __all__ = ["TenantSealer"]
 
@@ -29,8 +29,6 @@ _ASK_AGAIN = 10.0
 _RUN = 8
 # A block ends early where it took longer: each of its records may have waited for a data key of its own.
 _PATIENCE = 0.25
-# As in the sealer: what is held twice until the first record of a block is sent.
-_MAX_BLOCK_BYTES = 4 * 2**20
 
 
 class TenantSealer(TopicSealer):
@@ -176,7 +174,7 @@ class TenantSealer(TopicSealer):
         try:
             for value, key, pairs, raw in records:
                 now = clock()
-                if size > _MAX_BLOCK_BYTES or (now > end and sealed):
+                if size > MAX_BLOCK_BYTES or (now > end and sealed):
                     return
                 if value is None:
                     sent.append(self.seal_tombstone(key, pairs, lane))

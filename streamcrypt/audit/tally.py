@@ -11,17 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
+from streamcrypt.crypto.suites import OVERHEAD_BYTES
 from streamcrypt.envelope.codec import decode_header
 from streamcrypt.envelope.framing import MAGIC, split_frame
-from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
+from streamcrypt.envelope.header import HEADER_NAME, OUR_HEADERS, TOMBSTONE_HEADER_NAME
 from streamcrypt.errors import EnvelopeError, MalformedEnvelope, StreamcryptError
 
 __all__ = ["Counter", "Envelope", "HeaderBook", "Place", "Tally"]
 
 MAX_ENVELOPES = 500_000
-_PROOF_BYTES = NONCE_BYTES + TAG_BYTES
-_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _NO_RUN = object()
 
 
@@ -284,11 +282,11 @@ class Counter:
         return self._book.look_up(split_frame(value)[0]) if framed else None
 
     def _proof(self, headers: Sequence[tuple[str, bytes | None]] | None) -> Envelope | None:
-        claims = [(name, data) for name, data in headers or () if name in _OURS]
+        claims = [(name, data) for name, data in headers or () if name in OUR_HEADERS]
         if not claims:
             return None
         ours = dict(claims)
         header, proof = ours.get(HEADER_NAME), ours.get(TOMBSTONE_HEADER_NAME)
-        if len(claims) != len(_OURS) or header is None or proof is None or len(proof) != _PROOF_BYTES:
+        if len(claims) != len(OUR_HEADERS) or header is None or proof is None or len(proof) != OVERHEAD_BYTES:
             raise MalformedEnvelope("a null value carries not the two headers that prove a tombstone")
         return self._book.look_up(header)

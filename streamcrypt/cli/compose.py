@@ -202,11 +202,17 @@ def build_decryptor(
     observer: Observer = ignore_events,
     *,
     max_wait: float | None = MAX_WAIT,
+    cache: CachePolicy | None = None,
+    share_data_keys: bool = True,
 ) -> Decryptor:
-    """Build what a decrypting pipeline opens with. Arguments as for :func:`build_encryptor`."""
+    """Build what a decrypting pipeline opens with.
+
+    Arguments as for :func:`build_encryptor`, then as for :class:`streamcrypt.Decryptor`; the cache is by default that
+    of the configuration.
+    """
     return Decryptor(
         provider,
-        CachePolicy(settings.cache.max_entries, settings.cache.ttl),
+        cache or CachePolicy(settings.cache.max_entries, settings.cache.ttl),
         settings.context,
         settings.topic_names,
         require_bound=pipeline.bound,
@@ -214,6 +220,7 @@ def build_decryptor(
         tombstones=pipeline.tombstones,
         observer=observer,
         max_wait=max_wait,
+        share_data_keys=share_data_keys,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streamcrypt.cli.compose import MAX_WAIT, build_decryptor, build_encryptor
-from streamcrypt.decryptor import Decryptor
 from streamcrypt.envelope.framing import Tombstones
 from streamcrypt.errors import ConfigError
 from streamcrypt.events import Observer, ignore_events
@@ -84,16 +83,8 @@ def build_opener(
         thorough: It is the target: every trusted wrapped key of a header has to open.
     """
     provider = provider if thorough else _for_sources(pipeline, provider)
-    decryptor = Decryptor(
-        provider,
-        CachePolicy(settings.cache.max_entries, _DAYS, _DAYS, _MANY),
-        settings.context,
-        settings.topic_names,
-        require_bound=pipeline.bound,
-        framing=pipeline.framing,
-        tombstones=pipeline.tombstones,
-        share_data_keys=False,
-    )
+    cache = CachePolicy(settings.cache.max_entries, _DAYS, _DAYS, _MANY)
+    decryptor = build_decryptor(settings, pipeline, provider, max_wait=None, cache=cache, share_data_keys=False)
     remembered = settings.cache.max_entries
     # What was let through as plaintext stands at other offsets on the target.
     cutover = None if thorough else pipeline.cutover

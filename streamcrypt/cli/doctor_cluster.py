@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamcrypt.cli.compose import admin_config, producer_config, unusable_client
 from streamcrypt.config import PipelineSettings, Settings
-from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
+from streamcrypt.crypto.suites import OVERHEAD_BYTES
 from streamcrypt.diagnosis.access import (
     judge_group,
     judge_group_access,
@@ -91,7 +91,7 @@ def envelope_bytes(settings: Settings, topic: str, bound: Sequence[str]) -> int:
     suite = settings.pipelines[0].suite
     context = build_context(settings.context, topic)
     header = EnvelopeHeader(suite, bytes(32), context, tuple(bound), Content.PAYLOAD, keys)
-    return len(encode_header(header)) + len(HEADER_NAME) + _RECORD_BYTES + NONCE_BYTES + TAG_BYTES
+    return len(encode_header(header)) + len(HEADER_NAME) + _RECORD_BYTES + OVERHEAD_BYTES
 
 
 def cluster_findings(settings: Settings, legs: Sequence[Leg], brokers: Mapping[str, int]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ __all__ = [
     "MAX_BYTES_PER_DATA_KEY",
     "MAX_RECORDS_PER_DATA_KEY",
     "NONCE_BYTES",
+    "OVERHEAD_BYTES",
     "TAG_BYTES",
     "Suite",
 ]
@@ -16,6 +17,8 @@ __all__ = [
 DEK_BYTES = 32
 NONCE_BYTES = 12
 TAG_BYTES = 16
+OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
+"""What sealing adds to a value, and all that a tombstone's proof is."""
 
 # NIST SP 800-38D section 8.3 allows 2^32 invocations under one key; the nonces here are counters and need no less.
 MAX_RECORDS_PER_DATA_KEY = 2**32

@@ -6,7 +6,7 @@ from enum import StrEnum
 from struct import Struct
 from typing import TypeVar
 
-from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
+from streamcrypt.crypto.suites import OVERHEAD_BYTES
 from streamcrypt.envelope.codec import decode_header
 from streamcrypt.envelope.header import MAX_HEADER_BYTES
 from streamcrypt.errors import ConfigError, EnvelopeError, MalformedEnvelope, UnsupportedVersion
@@ -58,7 +58,7 @@ def split_frame(value: bytes) -> tuple[bytes, bytes]:
     if size > MAX_HEADER_BYTES:
         raise MalformedEnvelope(f"the header is {size} bytes, over {MAX_HEADER_BYTES}")
     end = _PREFIX_BYTES + size
-    if len(value) < end + NONCE_BYTES + TAG_BYTES:
+    if len(value) < end + OVERHEAD_BYTES:
         raise MalformedEnvelope("the self-contained value ends within its envelope")
     return value[_PREFIX_BYTES:end], value[end:]
 

@@ -20,6 +20,7 @@ __all__ = [
     "MAX_CONTEXT_PAIRS",
     "MAX_HEADER_BYTES",
     "MAX_KEYS",
+    "OUR_HEADERS",
     "OUR_PREFIX",
     "TOMBSTONE_HEADER_NAME",
     "TOPIC_CONTEXT",
@@ -32,6 +33,7 @@ __all__ = [
 
 HEADER_NAME = "streamcrypt"
 TOMBSTONE_HEADER_NAME = "streamcrypt-tombstone"
+OUR_HEADERS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 OUR_PREFIX = "streamcrypt:"
 TOPIC_CONTEXT = "streamcrypt:topic"
 
@@ -165,7 +167,7 @@ def _is_bound_item(item: str) -> bool:
     if item == BOUND_KEY:
         return True
     name = item.removeprefix(BOUND_HEADER_PREFIX)
-    return name != item and bool(name) and name not in {HEADER_NAME, TOMBSTONE_HEADER_NAME}
+    return name != item and bool(name) and name not in OUR_HEADERS
 
 
 def build_context(

@@ -18,7 +18,7 @@ from hashlib import sha256
 from streamcrypt.crypto.data_key import DataKey
 from streamcrypt.envelope.binding import AADBuilder
 from streamcrypt.envelope.header import EncryptedDataKey, EnvelopeHeader
-from streamcrypt.errors import ConfigError, KeyServiceError, StreamcryptError, again
+from streamcrypt.errors import ConfigError, KeyServiceError, KeyUnavailable, StreamcryptError, again
 from streamcrypt.events import DataKeyDropped, Observer
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.forks import forget_after_fork
@@ -301,6 +301,18 @@ class MissBudget:
             return self._size
         tokens, at = bucket
         return min(self._size, tokens + max(0.0, self._clock() - at) * self._size / 60)
+
+    def require(self, topic: str, partition: int | None) -> None:
+        """See that there is a token.
+
+        Raises:
+            KeyUnavailable: There is none; the partition has to wait.
+        """
+        if self.left(topic, partition) < 1:
+            raise KeyUnavailable(
+                "too many data keys of this partition were refused; it waits so that the KMS quota is spared",
+                remedy="Find who writes records with foreign or altered envelopes to this topic.",
+            )
 
     def spend(self, topic: str, partition: int | None) -> None:
         """Take one token."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from streamcrypt.envelope.binding import Headers
 from streamcrypt.envelope.framing import MAGIC
-from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
+from streamcrypt.envelope.header import OUR_HEADERS
 from streamcrypt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ __all__ = [
 NO_TOPIC_ID = "A" * 22
 """The id of all zeros, which clusters before Kafka 2.8 give for every topic."""
 
-_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _URL_SAFE = str.maketrans("+/", "-_")
 _TIMEOUT = 5.0  # seconds; a reachable cluster answers within one
 
@@ -112,7 +111,7 @@ class Cutover:
 
 def is_bare(value: bytes | None, headers: Headers | None) -> bool:
     """Say whether a record has no envelope at all: no header of ours, whatever it holds, nor a self-contained value."""
-    return (value is None or value[:4] != MAGIC) and not any(name in _OURS for name, _ in headers or ())
+    return (value is None or value[:4] != MAGIC) and not any(name in OUR_HEADERS for name, _ in headers or ())
 
 
 def describe_topics(admin: AdminClient, topics: Iterable[str], timeout: float = _TIMEOUT) -> dict[str, TopicIdentity]:

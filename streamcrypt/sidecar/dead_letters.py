@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from streamcrypt.encryptor import LANE_UNKNOWN, HeaderList, TopicSealer
-from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
+from streamcrypt.envelope.header import OUR_HEADERS
 from streamcrypt.errors import EnvelopeError, PlaintextRejected, StreamcryptError
 
 __all__ = ["LETTER_BOUND", "DeadLetters", "Letter", "MalformedLetter", "Origin", "without_our_headers"]
@@ -23,7 +23,6 @@ __all__ = ["LETTER_BOUND", "DeadLetters", "Letter", "MalformedLetter", "Origin",
 _PREFIX = "streamcrypt-dlq-"
 # Our own headers of the record itself, put by under another name: the letter needs the real ones for its own envelope.
 _ORIGINAL = _PREFIX + "original-"
-_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 _REASON_CHARACTERS = 500
 _NO_SUCH_TIMESTAMP = 2**63
 
@@ -149,7 +148,7 @@ class DeadLetters:
         if self._sealer is None:
             # What was refused for want of an envelope may be anybody's plaintext.
             return Letter(None if isinstance(error, PlaintextRejected) else value, [*own, *about])
-        put_by = [(_ORIGINAL + name if name in _OURS else name, content) for name, content in own]
+        put_by = [(_ORIGINAL + name if name in OUR_HEADERS else name, content) for name, content in own]
         if value is None:
             # With proof: a replay would pass on anybody's deletion otherwise.
             return Letter(None, self._sealer.seal_tombstone(key, [*put_by, *about], LANE_UNKNOWN) or [])

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList, TopicSealer
-from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
+from streamcrypt.envelope.header import OUR_HEADERS
 from streamcrypt.sidecar.transform import HeaderLists, PartitionWork, Values
 
 __all__ = ["Reseal"]
-
-_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 
 
 class Reseal:
@@ -70,7 +68,7 @@ class _ResealWork:
         plain, rest = self.decryptor.open(self.source, value, key, headers, self.partition)
         if plain is not None:
             return self.sealer.seal(plain, key, rest, self.lane)
-        if not any(name in _OURS for name, _ in headers or ()):
+        if not any(name in OUR_HEADERS for name, _ in headers or ()):
             return None, headers
         return None, self.sealer.seal_tombstone(key, rest, self.lane)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
+from streamcrypt.crypto.suites import OVERHEAD_BYTES
 from streamcrypt.encryptor import HeaderList
 from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, frame_prefix, split_frame
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
@@ -17,8 +17,6 @@ from streamcrypt.sidecar.rewrapper import Rewrapper
 from streamcrypt.sidecar.transform import HeaderLists, PartitionWork, Values
 
 __all__ = ["Rewrap", "check_names"]
-
-_PROOF_BYTES = NONCE_BYTES + TAG_BYTES
 
 
 class Rewrap:
@@ -130,7 +128,7 @@ class _RewrapWork:
                 remedy="Set tombstones: authenticated on the writing side, or tombstones: plain here.",
             )
         proof = proofs[0] if len(proofs) == 1 else None
-        if header is None or proof is None or len(proof) != _PROOF_BYTES:
+        if header is None or proof is None or len(proof) != OVERHEAD_BYTES:
             raise MalformedEnvelope("a null value carries an envelope header, but not the two that prove a tombstone")
         return self._replaced(headers, header)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.envelope.codec import encode_header
-from streamcrypt.errors import ConfigError, KeyServiceError, KeyUnavailable, StreamcryptError
+from streamcrypt.errors import ConfigError, KeyServiceError, StreamcryptError
 from streamcrypt.events import DataKeyRewrapped, Observer, ignore_events
 from streamcrypt.keys.cache import MissBudget
 from streamcrypt.keys.clock import Clock, boottime
@@ -84,11 +84,7 @@ class Rewrapper:
             self._known[what] = known
             return known[0]
         header = self._policy.examine(header_bytes, topic)
-        if self._budget.left(topic, partition) < 1:
-            raise KeyUnavailable(
-                "too many data keys of this partition were refused; it waits so that the KMS quota is spared",
-                remedy="Find who writes records with foreign or altered envelopes to this topic.",
-            )
+        self._budget.require(topic, partition)
 
         def work() -> bytes:
             started = time.perf_counter()

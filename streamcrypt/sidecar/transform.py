@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamcrypt.crypto.suites import NONCE_BYTES, TAG_BYTES
+from streamcrypt.crypto.suites import OVERHEAD_BYTES
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList, TopicSealer
 from streamcrypt.keys.provider import KeyProvider
@@ -82,7 +82,7 @@ class Seal:
         letter_keys: The key service of dead letters, where it is theirs alone: closed with the rest.
     """
 
-    growth = NONCE_BYTES + TAG_BYTES
+    growth = OVERHEAD_BYTES
 
     def __init__(
         self, encryptor: Encryptor, letters: Encryptor | None = None, letter_keys: KeyProvider | None = None

@@ -16,7 +16,7 @@ from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import HeaderList
 from streamcrypt.envelope.codec import derivation_info
 from streamcrypt.envelope.framing import MAGIC, split_frame
-from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME, EncryptedDataKey
+from streamcrypt.envelope.header import HEADER_NAME, OUR_HEADERS, EncryptedDataKey
 from streamcrypt.errors import ConfigError, KeyServiceError, KeyUnavailable, StreamcryptError
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.sidecar.cutover import Cutover, is_bare
@@ -24,7 +24,6 @@ from streamcrypt.sidecar.cutover import Cutover, is_bare
 __all__ = ["Opened", "Opener", "Wait"]
 
 _BLOCK = 250
-_OURS = frozenset({HEADER_NAME, TOMBSTONE_HEADER_NAME})
 
 _value, _key, _headers, _offset, _timestamp = map(methodcaller, ("value", "key", "headers", "offset", "timestamp"))
 _T = TypeVar("_T")
@@ -202,7 +201,7 @@ class Opener:
 def _as_seen(message: Any, raw: bytes | None, headers: HeaderList, plain: bytes | None, failure: str = "") -> Opened:
     place = _place_of(headers)
     framed = raw is not None and raw[:4] == MAGIC
-    rest = [pair for pair in headers if pair[0] not in _OURS]
+    rest = [pair for pair in headers if pair[0] not in OUR_HEADERS]
     sealed = place >= 0 or (framed and plain != raw)
     return Opened(message.offset(), message.key(), _time_of(message), rest, plain, sealed, raw, place, failure)
 
