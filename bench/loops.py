@@ -1,144 +1,213 @@
-"""The loops that are compared: a raw copy, our encrypting and our decrypting pipeline, all with the same settings."""
+"""The loops that are compared, each with the librdkafka settings that streamcrypt ships: nothing is tuned in here.
+
+The functions named in :mod:`bench.job` run in a process of their own and give figures for one run.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from streamcrypt.cli.compose import consumer_config, producer_config
+from bench.meter import Meter
+from streamcrypt.cli.compose import build_provider, consumer_config, producer_config
+from streamcrypt.cli.run import factory
 from streamcrypt.config import Settings
-from streamcrypt.decryptor import Decryptor
-from streamcrypt.encryptor import Encryptor
-from streamcrypt.events import BatchDone, Event, OffsetsCommitted
-from streamcrypt.keys.local import LocalKeyProvider
-from streamcrypt.sidecar.loop import Pipeline
-from streamcrypt.sidecar.transform import Open, Seal, Transform
+from streamcrypt.events import BatchDone, Event, KeyServiceCalled, Observer, OffsetsCommitted
+from streamcrypt.observe import fan_out
 
-__all__ = ["Bench", "copy_loop", "decrypt_loop", "encrypt_loop", "exactly_once_loop"]
+__all__ = ["copy", "fill", "pipeline", "settings"]
 
-HEADER = ("streamcrypt", b"h" * 374)
-"""The raw loop sends a header as large as ours."""
+_HEADER = ("streamcrypt", b"h" * 292)
+"""The raw loop adds a header as large as ours with one KMS key."""
+_POOL = 8 * 2**20
+_KEYS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What all loops of one record size share.
+def settings(
+    bootstrap: str,
+    keys: Mapping[str, Any],
+    mode: str,
+    source: str,
+    target: str,
+    *,
+    group: str = "bench",
+    delivery: str = "at_least_once",
+    compression: str | None = None,
+) -> Settings:
+    """Give settings as a file would: defaults everywhere else."""
+    kafka: dict[str, Any] = {"bootstrap.servers": bootstrap}
+    if compression is not None:
+        kafka["producer"] = {"compression.type": compression}
+    one = {"name": "bench", "mode": mode, "from": source, "to": target, "group": group, "delivery": delivery}
+    return Settings.model_validate({"kafka": kafka, "keys": dict(keys), "pipelines": [{**one, "instance": group}]})
 
-    Attributes:
-        bootstrap: The broker.
-        keys: The key service.
-        plain: A topic with ``records`` records in plaintext.
-        sealed: The same records, sealed.
-        target: A topic to write to, as many partitions.
-        records: How many records there are.
-    """
 
-    bootstrap: str
-    keys: LocalKeyProvider
-    plain: str
-    sealed: str
-    target: str
-    records: int
-
-    def settings(self, mode: str, source: str, group: str, target: str, delivery: str = "at_least_once") -> Settings:
-        """Give settings as a file would: defaults everywhere else, so that nothing is tuned for the benchmark alone."""
-        pipeline = {"name": "bench", "mode": mode, "from": source, "to": target, "group": group, "delivery": delivery}
-        return Settings.model_validate(
-            {
-                "kafka": {"bootstrap.servers": self.bootstrap},
-                "keys": {"provider": "local", "keyring": "unused"},
-                "topic_names": {self.target: self.sealed} if mode == "encrypt" else {},
-                "pipelines": [pipeline],
-            }
-        )
+def fill(
+    bootstrap: str,
+    keys: Mapping[str, Any],
+    topic: str,
+    size: int,
+    records: int,
+    partitions: int,
+    compression: str | None = None,
+) -> dict[str, float]:
+    """Write random values, which no compression makes smaller, under a thousand keys, evenly over the partitions."""
+    chosen = settings(bootstrap, keys, "encrypt", "none", topic, compression=compression)
+    producer = Producer(producer_config(chosen, chosen.pipelines[0]))
+    # Values come again after 8 MiB only, out of sight of every compression window in use here.
+    pool = os.urandom(_POOL + size)
+    for number in range(records):
+        start = number * size % _POOL
+        record = (topic, pool[start : start + size], b"key-%d" % (number % _KEYS), number % partitions)
+        while True:
+            try:
+                producer.produce(*record)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    left = producer.flush(120)
+    if left:
+        raise RuntimeError(f"{left} records were not delivered")
+    return {}
 
 
 class _Watch:
-    """Measures from the first batch to the commit after the last delivery."""
+    """An observer that feeds the meter, counts calls to KMS, and stops the loop after the last record."""
 
-    def __init__(self, records: int, stop: threading.Event) -> None:
+    def __init__(self, records: int, meter: Meter, stop: threading.Event) -> None:
         self._wanted = records
+        self._meter = meter
         self._stop = stop
         self._passed = 0
-        self.began = 0.0
-        self.ended = 0.0
+        self.calls = 0
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, OffsetsCommitted):
-            self.ended = time.perf_counter()
         if isinstance(event, BatchDone):
-            self.began = self.began or time.perf_counter() - event.seconds
+            self._meter.batch(event.records)
             self._passed += event.records
             if self._passed >= self._wanted:
                 self._stop.set()
+        elif isinstance(event, OffsetsCommitted):
+            self._meter.commit()
+        elif isinstance(event, KeyServiceCalled):
+            self.calls += 1
 
 
-def encrypt_loop(
-    bench: Bench, group: str, target: str | None = None, delivery: str = "at_least_once"
-) -> tuple[float, float]:
-    """Run the encrypting pipeline over the plaintext topic; give records/s and CPU seconds of its thread."""
-    settings = bench.settings("encrypt", bench.plain, group, target or bench.target, delivery)
-    encryptor = Encryptor(bench.keys, topic_names=settings.topic_names, max_wait=0.5)
-    return _pipeline(bench, settings, Seal(encryptor))
+def pipeline(
+    bootstrap: str,
+    keys: Mapping[str, Any],
+    mode: str,
+    source: str,
+    target: str,
+    records: int,
+    group: str,
+    delivery: str = "at_least_once",
+    compression: str | None = None,
+    *,
+    observed: bool = False,
+) -> dict[str, float]:
+    """Run a pipeline as ``streamcrypt run`` composes it over all records of a topic.
+
+    Args:
+        bootstrap: The broker.
+        keys: The section ``keys`` of a configuration.
+        mode: ``encrypt`` or ``decrypt``.
+        source: The topic to read.
+        target: The topic to write.
+        records: How many records the source has.
+        group: A consumer group of its own.
+        delivery: ``at_least_once`` or ``exactly_once``.
+        compression: Instead of the default; every loop it is compared with gets the same.
+        observed: Whether metrics, health and logs listen, as they do in ``streamcrypt run``.
+    """
+    chosen = settings(bootstrap, keys, mode, source, target, group=group, delivery=delivery, compression=compression)
+    meter, stop = Meter(), threading.Event()
+    watch = _Watch(records, meter, stop)
+    if observed:
+        return _observed(chosen, watch, meter, stop, records)
+    return _passed(chosen, watch, watch, meter, stop, records)
 
 
-def exactly_once_loop(bench: Bench, group: str) -> tuple[float, float]:
-    """Run the encrypting pipeline in transactions."""
-    return encrypt_loop(bench, group, delivery="exactly_once")
+def _observed(chosen: Settings, watch: _Watch, meter: Meter, stop: threading.Event, records: int) -> dict[str, float]:
+    from streamcrypt.observe.health import Health
+    from streamcrypt.observe.logs import Logs
+    from streamcrypt.observe.metrics import Metrics
+
+    with Logs(chosen.log.level, chosen.log.format) as logs:
+        observer = fan_out((Health(("bench",)), Metrics(), logs.observer(), watch))
+        return _passed(chosen, observer, watch, meter, stop, records)
 
 
-def decrypt_loop(bench: Bench, group: str) -> tuple[float, float]:
-    """Run the decrypting pipeline over the sealed topic; give records/s and CPU seconds of its thread."""
-    settings = bench.settings("decrypt", bench.sealed, group, bench.target)
-    return _pipeline(bench, settings, Open(Decryptor(bench.keys, max_wait=0.5)))
+def _passed(
+    chosen: Settings, observer: Observer, watch: _Watch, meter: Meter, stop: threading.Event, records: int
+) -> dict[str, float]:
+    spec = chosen.pipelines[0]
+    provider = build_provider(chosen.keys, observer)
+    made = factory(chosen, spec, provider, observer)
+    running = made.build()
+    gc.collect()
+    running.run(stop)
+    figures = meter.read(records)
+    made.transform.close()
+    provider.close()
+    return {**figures, "kms_calls": float(watch.calls)}
 
 
-def _pipeline(bench: Bench, settings: Settings, transform: Transform) -> tuple[float, float]:
-    stop = threading.Event()
-    watch = _Watch(bench.records, stop)
-    spec = settings.pipelines[0]
-    consumer, producer = consumer_config(settings, spec), producer_config(settings, spec)
-    pipeline = Pipeline(settings.spec(spec), consumer, producer, transform, watch)
-    return _timed(bench, lambda: pipeline.run(stop), lambda: watch.ended - watch.began)
+def copy(
+    bootstrap: str,
+    keys: Mapping[str, Any],
+    source: str,
+    target: str,
+    records: int,
+    group: str,
+    compression: str | None = None,
+    mode: str = "encrypt",
+) -> dict[str, float]:
+    """Copy a topic with the client settings of a pipeline of ``mode``, at least once, committing as often.
+
+    As ``encrypt`` it adds a header to each record, as ``decrypt`` it takes all headers away.
+    """
+    chosen = settings(bootstrap, keys, mode, source, target, group=group, compression=compression)
+    spec = chosen.pipelines[0]
+    consumer = Consumer({**consumer_config(chosen, spec), "auto.offset.reset": "earliest"})
+    producer = Producer({**producer_config(chosen, spec), "on_delivery": lambda _error, _message: None})
+    consumer.subscribe([source])
+    meter = Meter()
+    gc.collect()
+    _copy(consumer, producer, source, target, records, [_HEADER] if mode == "encrypt" else None, meter)
+    figures = meter.read(records)
+    consumer.close()
+    return figures
 
 
-def copy_loop(bench: Bench, group: str) -> tuple[float, float]:
-    """Copy the plaintext topic with one header added, committing as we do; give records/s and CPU seconds."""
-    settings = bench.settings("encrypt", bench.plain, group, bench.target)
-    spec = settings.pipelines[0]
-    seconds = [0.0]
-    return _timed(
-        bench,
-        lambda: seconds.append(_copy(bench, consumer_config(settings, spec), producer_config(settings, spec))),
-        lambda: seconds[-1],
-    )
-
-
-def _copy(bench: Bench, consumer_props: Mapping[str, Any], producer_props: Mapping[str, Any]) -> float:
-    consumer = Consumer({**consumer_props, "auto.offset.reset": "earliest"})
-    producer = Producer({**producer_props, "on_delivery": lambda _error, _message: None})
-    consumer.subscribe([bench.plain])
-    produce, target, copied = producer.produce, bench.target, 0
+def _copy(
+    consumer: Consumer, producer: Producer, source: str, target: str, records: int, header: Any, meter: Meter
+) -> None:
+    produce, copied = producer.produce, 0
     ends: dict[int, int] = {}
     next_commit = time.monotonic() + 0.1
-    began = 0.0
-    while copied < bench.records:
+
+    def commit(*, asynchronous: bool) -> None:
+        offsets = [TopicPartition(source, partition, end) for partition, end in ends.items()]
+        consumer.commit(offsets=offsets, asynchronous=asynchronous)
+        meter.commit()
+
+    while copied < records:
         first = consumer.poll(0.2)
         if first is None:
             continue
         messages = [first, *consumer.consume(999, 0)]
-        began = began or time.perf_counter()
         for message in messages:
             headers = message.headers()
             partition = message.partition()
             record = (message.value(), message.key(), partition, None, None, message.timestamp()[1])
-            sent = [*headers, HEADER] if headers else [HEADER]
+            sent = [*headers, *header] if headers and header else header
             try:
                 produce(target, *record, sent)
             except BufferError:
@@ -146,19 +215,10 @@ def _copy(bench: Bench, consumer_props: Mapping[str, Any], producer_props: Mappi
                 produce(target, *record, sent)
             ends[partition] = message.offset() + 1
         copied += len(messages)
+        meter.batch(len(messages))
         producer.poll(0)
         if time.monotonic() >= next_commit and producer.flush(0.5) == 0:
-            offsets = [TopicPartition(bench.plain, partition, end) for partition, end in ends.items()]
-            consumer.commit(offsets=offsets, asynchronous=True)
+            commit(asynchronous=True)
             next_commit = time.monotonic() + 0.1
     producer.flush(30)
-    seconds = time.perf_counter() - began
-    consumer.close()
-    return seconds
-
-
-def _timed(bench: Bench, work: Callable[[], None], seconds: Callable[[], float]) -> tuple[float, float]:
-    gc.collect()
-    cpu = time.thread_time()
-    work()
-    return bench.records / seconds(), time.thread_time() - cpu
+    commit(asynchronous=False)

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from operator import itemgetter
-from typing import NoReturn, Self, cast
+from itertools import compress, groupby, islice, pairwise
+from operator import itemgetter, ne
+from typing import Any, NoReturn, Self, cast
 
 from streamcrypt.crypto.data_key import DataKey, InvalidTag
 from streamcrypt.crypto.suites import NONCE_BYTES, OVERHEAD_BYTES
@@ -16,6 +17,7 @@ from streamcrypt.envelope.codec import decode_header, derivation_info
 from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, choose, split_frame
 from streamcrypt.envelope.header import (
     HEADER_NAME,
+    MAX_HEADER_BYTES,
     OUR_HEADERS,
     TOMBSTONE_HEADER_NAME,
     EncryptedDataKey,
@@ -37,6 +39,7 @@ from streamcrypt.errors import (
     again,
 )
 from streamcrypt.events import DataKeyOpened, DataKeyRefused, Observer, ignore_events
+from streamcrypt.keys.ahead import WorkAhead
 from streamcrypt.keys.cache import CachedDataKey, DataKeyCache, MissBudget
 from streamcrypt.keys.clock import Clock, boottime
 from streamcrypt.keys.hedging import first_answer
@@ -49,8 +52,11 @@ from streamcrypt.sealer import MAX_BLOCK_BYTES, HeaderList, HeadersArgument, hea
 __all__ = ["Decryptor"]
 
 _MAX_CALLS_PER_MISS = 2
-# A block ends early where it took longer: each of its records may have waited for a data key of its own.
-_PATIENCE = 0.25
+_TOKENS_AHEAD = 2
+# Shorter runs of the same headers are quicker opened one by one.
+_RUN = 8
+# From this size on the copy of a value without its nonce costs more than a view of it.
+_LARGE = 2**16
 # Of what a refused record says of itself: two ARNs of KEKs, not eight times 2,048 characters.
 _SHOWN = 200
 
@@ -119,6 +125,11 @@ class Decryptor:
         self._bounded = None if max_wait is None else BoundedWait(max_wait)
         self._entries = self._cache.entries
         self._budget = MissBudget(policy.refused_misses_per_minute, clock)
+        self._ahead: WorkAhead[tuple[bytes, str, int | None]] = WorkAhead(self._obtain_ahead)
+        self.misses = 0
+        """How often a record had to wait for its data key. A hint, not a count: threads may lose one."""
+        self.waited = 0.0
+        """Seconds for which records waited for their data keys. A hint as well."""
 
     @property
     def observer(self) -> Observer:
@@ -153,7 +164,11 @@ class Decryptor:
             KeyDisabled: The record's own KEK is disabled or gone, where :class:`TenantKeys` has such records fail.
             KeyUnavailable, KeyRefused: The key service; the record is not at fault.
         """
-        plain, rest = self.open(topic, value, key, header_list(headers), partition)
+        if headers.__class__ is list and len(headers) == 1 and headers[0][1].__class__ is bytes:
+            pairs = cast("HeaderList", headers)
+        else:
+            pairs = header_list(headers)
+        plain, rest = self.open(topic, value, key, pairs, partition)
         return plain, rest or []
 
     def open(
@@ -177,7 +192,8 @@ class Decryptor:
             entry = self._admit(header, topic, partition)
         entry.used = now
         try:
-            return entry.open(value[:12], value[12:], entry.aad(key, rest)), rest
+            sealed: Any = value[12:] if len(value) < _LARGE else memoryview(value)[12:]
+            return entry.open(value[:12], sealed, entry.aad(key, rest)), rest
         except (InvalidTag, ValueError):
             # ValueError: the value is shorter than a nonce.
             raise AuthenticationFailed("the record cannot be opened") from None
@@ -216,6 +232,9 @@ class Decryptor:
     ) -> tuple[list[bytes], list[HeaderList | None]] | None:
         """Open a block of records of one partition, or those of them that stand before the first that does not open.
 
+        A block also ends before a data key that is not at hand, unless its first record needs it: what may be refused
+        or cost a call is met when it stands first, once. A caller goes on with the rest until none is left.
+
         Returns:
             The plaintexts and the headers without ours, as many as opened; None or none of them where the first has to
             be opened by itself, so that :meth:`open` says why it fails.
@@ -223,15 +242,16 @@ class Decryptor:
         Raises:
             KeyServiceError: The first record's data key could not be had: asking once more would not help.
         """
-        one = headers[0] if headers and self._tenants is None else None
-        if one and len(one) == 1 and headers.count(one) == len(headers):
-            return self._open_alike(topic, values, keys, one[0], partition)
+        if self._tenants is None and not self._self_contained and None not in values:
+            starts = _starts(headers)
+            if len(starts) * _RUN <= len(headers) or len(starts) == 1:
+                return self._open_runs(topic, cast("Sequence[bytes]", values), keys, headers, partition, starts)
         plain: list[bytes] = []
         rests: list[HeaderList | None] = []
         last: bytes | None = None
         open_: Callable[[bytes, bytes, bytes], bytes]
         aad_of: AADBuilder
-        size, end = 0, self._clock() + _PATIENCE
+        size = 0
         try:
             for value, key, pairs in zip(values, keys, headers, strict=True):
                 if value is None or not pairs:
@@ -246,53 +266,72 @@ class Decryptor:
                     header, rest = _split(pairs)
                 # Records of one data key stand together: most are done with one comparison.
                 if header is None or header != last:
-                    if header is None or self._self_contained or (plain and self._clock() > end):
+                    if header is None or self._self_contained:
                         break
-                    entry = self._entry(header, topic, partition)
+                    # Behind others, one that may be refused or cost a call waits until it is the first.
+                    entry = (
+                        self._at_hand(header, topic) if plain else self._entry(header, topic, partition, alone=False)
+                    )
+                    if entry is None:
+                        break
                     last, open_, aad_of = header, entry.open, entry.aad
                 plain.append(open_(value[:12], value[12:], aad_of(key, rest)))
                 rests.append(rest)
         except KeyServiceError:
-            if not plain:
-                raise
+            raise
         except (InvalidTag, ValueError, StreamcryptError):
             # The record by itself says why.
             pass
         return plain, rests
 
-    def _open_alike(
+    def _open_runs(
         self,
         topic: str,
-        values: Sequence[bytes | None],
+        values: Sequence[bytes],
         keys: Sequence[bytes | None],
-        pair: tuple[str, bytes | None],
+        headers: Sequence[HeaderList | None],
         partition: int | None,
+        starts: Sequence[int],
     ) -> tuple[list[bytes], list[HeaderList | None]] | None:
-        """Open a block whose records carry the same single header: passes in C instead of one in Python."""
-        name, header = pair
-        if name != HEADER_NAME or header is None or None in values or self._self_contained:
+        """Open a block of long runs of records with the same headers: passes in C instead of one in Python."""
+        if sum(map(len, values)) > MAX_BLOCK_BYTES:
             return None
-        sealed = cast("Sequence[bytes]", values)
-        if sum(map(len, sealed)) > MAX_BLOCK_BYTES:
-            return None
-        try:
-            entry = self._entry(header, topic, partition)
-        except KeyServiceError:
-            raise
-        except StreamcryptError:
-            return None
-        aads = _block_aads(entry.header.bound)(keys, [None] * len(sealed))
         plain: list[bytes] = []
-        # A list keeps what it was extended by until the record that does not open, or is shorter than a nonce.
-        with suppress(InvalidTag, ValueError):
-            plain.extend(map(entry.open, map(_take_nonce, sealed), map(_drop_nonce, sealed), aads))
-        return plain, [None] * len(plain)
+        rests: list[HeaderList | None] = []
+        for start, end in pairwise((*starts, len(headers))):
+            try:
+                header, rest = _split(headers[start])
+                if header is None:
+                    break
+                # As in open_block.
+                entry = self._at_hand(header, topic) if plain else self._entry(header, topic, partition, alone=False)
+                if entry is None:
+                    break
+                aads = _block_aads(entry.header.bound)(keys[start:end], [rest] * (end - start))
+            except KeyServiceError:
+                raise
+            except StreamcryptError:
+                break
+            run = values[start:end]
+            # A list keeps what it was extended by until the record that does not open, or is shorter than a nonce.
+            with suppress(InvalidTag, ValueError):
+                plain.extend(map(entry.open, map(_take_nonce, run), map(_drop_nonce, run), aads))
+            rests.extend([list(rest) for _ in run] if rest else [None] * len(run))
+            if len(plain) < end:
+                break
+        return plain, rests[: len(plain)]
 
-    def _entry(self, header: bytes, topic: str, partition: int | None) -> CachedDataKey:
+    def _entry(self, header: bytes, topic: str, partition: int | None, *, alone: bool = True) -> CachedDataKey:
+        entry = self._at_hand(header, topic) or self._admit(header, topic, partition, alone=alone)
+        entry.used = self._clock()
+        return entry
+
+    def _at_hand(self, header: bytes, topic: str) -> CachedDataKey | None:
+        """Give an opened data key that is in the cache and was approved for this topic."""
         entry = self._entries.get(header)
         now = self._clock()
         if entry is None or now >= entry.expires or entry.approved.get(topic) != self._keys.trust_generation:
-            entry = self._admit(header, topic, partition)
+            return None
         entry.used = now
         return entry
 
@@ -306,24 +345,97 @@ class Decryptor:
             )
         return PlaintextRejected("the record has no envelope: it is not sealed, or its header was stripped")
 
-    def _admit(self, header_bytes: bytes, topic: str, partition: int | None) -> CachedDataKey:
-        """Check the policy for this topic and give the opened data key, unwrapping it where it is not at hand."""
+    def _admit(self, header_bytes: bytes, topic: str, partition: int | None, *, alone: bool = True) -> CachedDataKey:
+        """Check the policy for this topic and give the opened data key, unwrapping it where it is not at hand.
+
+        In a block, not ``alone``, a fault of the record is not told of: it is when the record is met by itself.
+        """
+        began = time.perf_counter()
         known = self._entries.get(header_bytes)
+        at_once = getattr(self._keys, "answers_at_once", False)
         try:
             header = known.header if known is not None else decode_header(header_bytes)
             self._check_policy(header, topic)
-            if self._bounded is None or getattr(self._keys, "answers_at_once", False):
+            # To look ahead helps neither against headers that are refused nor where nothing is waited for.
+            self.misses += not at_once
+            if self._bounded is None or at_once:
                 return self._obtain(header_bytes, header, topic, partition)
             return self._bounded.run(
                 (header_bytes, topic), lambda: self._obtain(header_bytes, header, topic, partition)
             )
         except StreamcryptError as error:
             if self._fails_record(error):
-                self._observer(DataKeyRefused(topic, KeyDisabled.__name__, str(error), record_fault=True))
+                if alone:
+                    self._observer(DataKeyRefused(topic, KeyDisabled.__name__, str(error), True, error.request_id))
                 raise KeyDisabled(str(error)) from None
             record_fault = not isinstance(error, (KeyServiceError, ConfigError))
-            self._observer(DataKeyRefused(topic, type(error).__name__, str(error), record_fault=record_fault))
+            if alone or isinstance(error, KeyServiceError):
+                self._observer(DataKeyRefused(topic, type(error).__name__, str(error), record_fault, error.request_id))
             raise
+        finally:
+            self.waited += time.perf_counter() - began
+
+    def look_ahead(
+        self,
+        topic: str,
+        headers: Sequence[HeaderList | None],
+        partition: int | None = None,
+        values: Sequence[bytes | None] | None = None,
+    ) -> int:
+        """Begin to unwrap the data keys of records that will be opened soon, several at once; return without waiting.
+
+        Worth it where one data key after the other is new: call it with all that was fetched before the first record
+        is opened, when :attr:`misses` grew since the last time. Opening is as without it: a record whose data key is
+        on its way waits for that same call. The same policy is checked before a call is made, the same budget counts
+        refusals, and what fails here is no error: opening the record will say what is wrong.
+
+        Args:
+            topic: The topic that the records were read from.
+            headers: Their headers, in the order in which they will be opened.
+            partition: Where they were read, for the budget of refused data keys.
+            values: Their values; only with ``framing="self_contained"`` does anything stand in them.
+
+        Returns:
+            How many data keys were put on their way by this call: 0 where all are at hand, asked for already, or known
+            to be refused; where the key service answers at once; and for a second after it was away or refused.
+        """
+        if getattr(self._keys, "answers_at_once", False):
+            return 0
+        now, begun = self._clock(), 0
+        for header in self._headers_in(headers, values):
+            entry = self._entries.get(header)
+            known = entry is not None and now < entry.expires
+            # What waits is held in memory: nothing that is too long to be a header waits.
+            if not (known or len(header) > MAX_HEADER_BYTES or self._cache.is_refused(header)):
+                begun += self._ahead.add((header, topic, partition))
+        return begun
+
+    def _headers_in(
+        self, headers: Sequence[HeaderList | None], values: Sequence[bytes | None] | None
+    ) -> Iterable[bytes]:
+        # Records of one data key stand together: all but the first are passed over in C.
+        for pairs, _ in groupby(headers):
+            # A record with two of them is refused without a call: it must not spend the partition's budget here.
+            ours = [value for name, value in pairs or () if name == HEADER_NAME]
+            if len(ours) == 1 and ours[0]:
+                yield ours[0]
+        if self._self_contained and values is not None:
+            last: bytes | None = None
+            for value in values:
+                if value is not None and value[:4] == MAGIC:
+                    with suppress(MalformedEnvelope):
+                        header = split_frame(value)[0]
+                        if header != last:
+                            last = header
+                            yield header
+
+    def _obtain_ahead(self, item: tuple[bytes, str, int | None]) -> None:
+        header_bytes, topic, partition = item
+        # One token is left for the records themselves.
+        if self._budget.left(topic, partition) >= _TOKENS_AHEAD:
+            header = decode_header(header_bytes)
+            self._check_policy(header, topic)
+            self._obtain(header_bytes, header, topic, partition)
 
     def _fails_record(self, error: StreamcryptError) -> bool:
         """Say whether the record's own KEK is disabled, which stops no other record.
@@ -387,7 +499,12 @@ class Decryptor:
             return CachedDataKey(
                 same.key, header, identity=identity, proof=same.proof, aad=same.aad, expires=same.expires, is_alias=True
             )
-        self._budget.require(topic, partition)
+        with self._budget.claim(topic, partition):
+            return self._unwrap_by_call(header, topic, partition, expires, identity, info)
+
+    def _unwrap_by_call(
+        self, header: EnvelopeHeader, topic: str, partition: int | None, expires: float, identity: bytes, info: bytes
+    ) -> CachedDataKey:
         started = time.perf_counter()
 
         def open_one(encrypted: EncryptedDataKey, key_id: str) -> DataKey:
@@ -440,12 +557,19 @@ class Decryptor:
         else:
             self._bounded.run("ready", lambda: self._keys.trusted(()))
 
+    @property
+    def held(self) -> int:
+        """How many headers have their opened data key at hand."""
+        return len(self._entries)
+
     def sweep(self) -> None:
-        """Drop data keys past their TTL. Call it now and then where records may stop coming."""
+        """Drop data keys past their TTL, and end idle threads. Call it now and then where records may stop coming."""
+        self._ahead.sweep()
         self._cache.sweep()
 
     def close(self) -> None:
         """Drop every opened data key. The key service stays open."""
+        self._ahead.close()
         if self._bounded is not None:
             self._bounded.close()
         self._cache.close()
@@ -458,6 +582,13 @@ class Decryptor:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a decryptor holds data keys of one process and cannot be pickled or copied")
+
+
+def _starts(headers: Sequence[HeaderList | None]) -> list[int]:
+    """Give where runs of the same headers begin; in C."""
+    if not headers:
+        return []
+    return [0, *compress(range(1, len(headers)), map(ne, headers, islice(headers, 1, None)))]
 
 
 def _hope(error: StreamcryptError) -> int:

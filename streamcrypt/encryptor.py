@@ -12,7 +12,7 @@ from streamcrypt.crypto.suites import Suite
 from streamcrypt.envelope.framing import Framing, Tombstones, choose
 from streamcrypt.envelope.header import build_bound, build_context
 from streamcrypt.errors import ConfigError
-from streamcrypt.events import Observer, ignore_events
+from streamcrypt.events import DataKeysInUse, Observer, ignore_events
 from streamcrypt.keys.clock import Clock, boottime
 from streamcrypt.keys.issuer import DataKeyIssuer
 from streamcrypt.keys.minting import Minter
@@ -20,6 +20,7 @@ from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.keys.tenants import TenantKeys
 from streamcrypt.keys.tenants_live import LiveSealers
+from streamcrypt.keys.use import in_use
 from streamcrypt.sealer import (
     LANE_UNKNOWN,
     MAX_LANE,
@@ -144,14 +145,19 @@ class Encryptor:
             KeyRefused: A data key is due and KMS says no.
             ConfigError: The partition is not 0 to 2^31 - 1, or the encryptor is closed.
         """
-        pairs = header_list(headers)
-        lane = LANE_UNKNOWN if partition is None else partition
-        if not 0 <= lane <= MAX_LANE and partition is not None:
-            raise ConfigError(f"partition {partition} is not 0 to {MAX_LANE}")
+        pairs = header_list(headers) if headers else None
+        lane = LANE_UNKNOWN
+        if partition is not None:
+            if not 0 <= partition <= MAX_LANE:
+                raise ConfigError(f"partition {partition} is not 0 to {MAX_LANE}")
+            lane = partition
+        # As topic() does, without the call.
+        sealer = self._sealers.get(topic) or self.topic(topic)
         if value is None:
-            return None, self.topic(topic).seal_tombstone(key, pairs, lane) or []
-        sealed, sent = self.topic(topic).seal(value, key, pairs, lane)
-        return sealed, list(sent or ())
+            return None, sealer.seal_tombstone(key, pairs, lane) or []
+        sealed, sent = sealer.seal(value, key, pairs, lane)
+        # A list of its own: what the sealer gives may be shared.
+        return sealed, sent[:] if sent else []
 
     def topic(self, topic: str) -> TopicSealer:
         """Give the sealer of one topic: the same one for every call, so keep it where speed matters.
@@ -219,10 +225,29 @@ class Encryptor:
         for issuer in self._issuers():
             issuer.retire(reason)
 
+    def rotate(self) -> None:
+        """Drop the data keys of all topics, those minted ahead among them: the next record gets a new one."""
+        for issuer in self._issuers():
+            issuer.let_go("operator")
+
+    def rotate_by(self, rotation: RotationPolicy) -> None:
+        """Replace data keys by another policy from now on; one that is over a limit of it seals nothing more."""
+        self._minter.rotation = rotation
+        for issuer in self._issuers():
+            issuer.follow_rotation()
+
     def sweep(self) -> None:
         """Drop data keys too old to seal. Call it now and then where no topic may be written for long."""
         for sealer in list(self._sealers.values()):
             sealer.sweep()
+
+    def in_use(self, pipeline: str) -> list[DataKeysInUse]:
+        """Say of each topic that was written how much its data keys have sealed.
+
+        Args:
+            pipeline: Who asks, for the events.
+        """
+        return [in_use(pipeline, topic, list(sealer.issuers())) for topic, sealer in list(self._sealers.items())]
 
     def _issuers(self) -> list[DataKeyIssuer]:
         return [issuer for sealer in list(self._sealers.values()) for issuer in sealer.issuers()]

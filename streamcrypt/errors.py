@@ -57,11 +57,13 @@ class StreamcryptError(Exception):
     Attributes:
         retriable: Whether the same call may succeed later with nothing changed by anyone.
         remedy: What an operator can do, one sentence; empty where nothing general can be said.
+        request_id: Of the call to the key service that failed, to be found in CloudTrail; empty where there was none.
         sealed_value: The record's value as it stood on the topic, where a consumer could not open it.
     """
 
     retriable: ClassVar[bool] = False
     remedy: str = ""
+    request_id: str = ""
     sealed_value: bytes | None = None
 
     def __init__(self, message: str = "", *, remedy: str = "") -> None:

@@ -13,7 +13,14 @@ __all__ = [
     "BatchDone",
     "BreakerClosed",
     "BreakerOpened",
+    "BrokerRefused",
+    "BrokerTokenFailed",
+    "BrokersAnswered",
     "CommitFailed",
+    "ConfigRefused",
+    "ConfigReloaded",
+    "ControlAsked",
+    "ControlUnavailable",
     "DataKeyBudgetSpent",
     "DataKeyDropped",
     "DataKeyGraceBegan",
@@ -25,11 +32,15 @@ __all__ = [
     "DataKeyRetired",
     "DataKeyRewrapped",
     "DataKeyWrappedForFewer",
+    "DataKeysHeld",
+    "DataKeysInUse",
     "DevelopmentKeyInUse",
     "Event",
+    "HTTPUnprotected",
     "KafkaClientError",
     "KeyAliasMoved",
     "KeyServiceCalled",
+    "LagMeasured",
     "LoopTurned",
     "Observer",
     "OffsetsCommitted",
@@ -39,8 +50,11 @@ __all__ = [
     "PartitionsLost",
     "PartitionsRevoked",
     "PipelineFailed",
+    "PipelinePaused",
     "PipelineReady",
+    "PipelineReloaded",
     "PipelineRestarting",
+    "PipelineResumed",
     "PipelineStarting",
     "PipelineStopped",
     "PlaintextPassed",
@@ -52,6 +66,8 @@ __all__ = [
     "SequenceFound",
     "SourcesChanged",
     "UnitGivenUp",
+    "WorkerRestarting",
+    "WorkerStarted",
     "ignore_events",
 ]
 
@@ -87,9 +103,9 @@ class DataKeyRetired:
     """A data key seals nothing more.
 
     ``reason``: messages, bytes, age (the limit that was reached), clock (a clock jumped), kek_changed (a new one would
-    be wrapped otherwise: an alias moved, the key material changed, a KEK that was away is back), closed, lru or
-    disabled (where each record has a KEK of its own), or what was given to :meth:`streamcrypt.Encryptor.retire`, such
-    as failure.
+    be wrapped otherwise: an alias moved, the key material changed, a KEK that was away is back), closed, operator (who
+    asked for another one), lru or disabled (where each record has a KEK of its own), or what was given to
+    :meth:`streamcrypt.Encryptor.retire`, such as failure.
     """
 
     topic: str
@@ -131,13 +147,17 @@ class DataKeyGraceEnded:
 
 @dataclass(frozen=True, slots=True)
 class DataKeyMintFailed:
-    """The key service gave no new data key. ``error`` is the error's class name."""
+    """The key service gave no new data key. ``error`` is the error's class name.
+
+    ``request_id``: of the call that failed, where it was answered; as in :class:`KeyServiceCalled`.
+    """
 
     topic: str
     error: str
     detail: str
     retriable: bool
     ahead: bool
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +186,16 @@ class DataKeyOpened:
 
 @dataclass(frozen=True, slots=True)
 class DataKeyRefused:
-    """A reader could not get a data key. ``record_fault``: the record is to blame, not the key service."""
+    """A reader could not get a data key. ``record_fault``: the record is to blame, not the key service.
+
+    ``request_id``: as in :class:`DataKeyMintFailed`.
+    """
 
     topic: str
     error: str
     detail: str
     record_fault: bool
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +273,12 @@ class DevelopmentKeyInUse:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStarting:
-    """A pipeline is about to join its consumer group."""
+    """A pipeline is about to join its consumer group. ``kek_per_record``: a KEK that is away holds its own records."""
 
     pipeline: str
     mode: str
     group: str
+    kek_per_record: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,12 +300,13 @@ class PipelineStopped:
 
 @dataclass(frozen=True, slots=True)
 class PipelineFailed:
-    """A pipeline halts on an error it may not pass."""
+    """A pipeline halts on an error it may not pass. ``request_id``: as in :class:`DataKeyMintFailed`."""
 
     pipeline: str
     error: str
     detail: str
     remedy: str
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +335,10 @@ class PartitionsLost:
 
 @dataclass(frozen=True, slots=True)
 class PartitionPaused:
-    """A partition waits, nothing of it is passed or committed. ``error`` is the error's class name."""
+    """A partition waits, nothing of it is passed or committed. ``error`` is the error's class name.
+
+    ``request_id``: as in :class:`DataKeyMintFailed`; empty where it waits for something else than the key service.
+    """
 
     pipeline: str
     topic: str
@@ -318,6 +347,7 @@ class PartitionPaused:
     error: str
     detail: str
     remedy: str
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,6 +502,34 @@ class KafkaClientError:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerRefused:
+    """The brokers' authorizer refuses a pipeline: ``principal`` may not do ``operation`` on that resource.
+
+    ``principal`` is empty where only the brokers know who the login is.
+    """
+
+    pipeline: str
+    operation: str
+    resource: str
+    name: str
+    principal: str
+    detail: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerTokenFailed:
+    """No token could be made with which a Kafka client logs in; it asks again after 10 s.
+
+    Connections that stand go on until their token expires.
+    """
+
+    client: str
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommitFailed:
     """Offsets could not be committed; what they cover may be read again, nothing is lost."""
 
@@ -491,7 +549,11 @@ class UnitGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """A fetched batch was sealed or opened and handed to the producer. Sizes are of values, in bytes."""
+    """A fetched batch was sealed or opened and handed to the producer. Sizes are of values, in bytes.
+
+    ``transform_seconds`` of ``seconds`` went into sealing or opening what could be done as blocks; ``as_it_is`` of
+    ``records`` had no envelope and were let through.
+    """
 
     pipeline: str
     topic: str
@@ -500,16 +562,163 @@ class BatchDone:
     bytes_out: int
     tombstones: int
     seconds: float
+    transform_seconds: float = 0.0
+    as_it_is: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetsCommitted:
-    """Offsets up to which everything is delivered were committed."""
+    """Offsets up to which everything is delivered were committed.
+
+    ``transaction_seconds``: how long the transaction was open, this commit included; 0 where there is none.
+    """
 
     pipeline: str
     partitions: int
     records: int
     seconds: float
+    transaction_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LagMeasured:
+    """How far partitions are from their end, about once a second: ``(topic, partition, offsets)`` of each assigned."""
+
+    pipeline: str
+    lags: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeysInUse:
+    """The data keys that seal for a topic, about once a second. ``live``: how many are at hand; 0: the rest is void.
+
+    ``data_key``, ``messages``, ``bytes`` and ``age`` are those of the key that is nearest to a limit of its rotation,
+    and ``used`` is how much of that limit is gone; above 1 in grace.
+    """
+
+    pipeline: str
+    topic: str
+    live: int
+    data_key: str
+    messages: int
+    bytes: int
+    age: float
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataKeysHeld:
+    """Opened data keys in a reader's cache, counted by header, about once a second."""
+
+    pipeline: str
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokersAnswered:
+    """A broker answered a question for metadata; asked every ten seconds."""
+
+    pipeline: str
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPUnprotected:
+    """Metrics and the status page, which name topics and keys, are served beyond this host and ask for no token."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """A worker process was started, one of several. ``pid``: as this host, or this container, numbers processes."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRestarting:
+    """A worker process ended by itself; in ``seconds`` another takes its place. ``reason``: how it ended."""
+
+    worker: int
+    pid: int
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePaused:
+    """A pipeline reads and writes nothing more, as an operator asked; what it had in hand is committed."""
+
+    pipeline: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResumed:
+    """A pipeline goes on, as an operator asked, after a pause of ``seconds``."""
+
+    pipeline: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineReloaded:
+    """What a new configuration means for one pipeline, told before it begins anew.
+
+    ``change``: added, removed, restarted, changed in place or unchanged; ``settings``: those that have changed for it.
+    """
+
+    pipeline: str
+    change: str
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReloaded:
+    """The configuration was read again and is in force; ``settings`` of the process were taken over with it.
+
+    ``seconds``: until every pipeline concerned had drained and the new ones were begun.
+    """
+
+    file: str
+    settings: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    restarted: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRefused:
+    """The configuration was read again and changes nothing. ``problems``: what is wrong with it, and where."""
+
+    file: str
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAsked:
+    """Somebody gave a command over the control socket. ``uid`` and ``pid`` are the kernel's word for who it was.
+
+    ``outcome``: done, failed (it, or the world), refused (what was asked for is wrong) or denied (they may not ask).
+    """
+
+    command: str
+    pipelines: tuple[str, ...]
+    uid: int
+    pid: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlUnavailable:
+    """There is no control socket: the process runs on without, and signals alone steer it."""
+
+    socket: str
+    reason: str
 
 
 Event = (
@@ -545,6 +754,8 @@ Event = (
     | LoopTurned
     | SourcesChanged
     | KafkaClientError
+    | BrokerRefused
+    | BrokerTokenFailed
     | CommitFailed
     | ReencryptionPlanned
     | ReencryptionProgress
@@ -553,6 +764,20 @@ Event = (
     | SequenceFound
     | PlaintextPassed
     | UnitGivenUp
+    | LagMeasured
+    | DataKeysInUse
+    | DataKeysHeld
+    | BrokersAnswered
+    | HTTPUnprotected
+    | WorkerStarted
+    | WorkerRestarting
+    | PipelinePaused
+    | PipelineResumed
+    | PipelineReloaded
+    | ConfigReloaded
+    | ConfigRefused
+    | ControlAsked
+    | ControlUnavailable
 )
 
 Observer = Callable[[Event], None]

@@ -130,7 +130,7 @@ class TopicSealer:
                 lease.messages += 1
                 lease.bytes = total
                 lanes = lease.lanes
-                sequence = lanes[lane] = lanes.get(lane, 0) + 1
+                sequence = lanes[lane] = lanes[lane] + 1
         if not sequence:
             lease, sequence = issuer.take(size, lane)
         nonce = _nonce(lane, sequence)
@@ -220,7 +220,7 @@ class TopicSealer:
                 return None
             lease.messages += count
             lease.bytes += size
-            first = lease.lanes.get(lane, 0) + 1
+            first = lease.lanes[lane] + 1
             lease.lanes[lane] = first + count - 1
         seal, alone = lease.seal, lease.headers_alone
         # Two passes in C beat one in Python.

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.log_scan import SCAN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -102,6 +104,7 @@ class Broker:
         failed: list[str] = []
         producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 5, "acks": "all", "log_level": 0})
         for record in records:
+            SCAN.written(record.get("value"))
             producer.produce(topic, on_delivery=lambda error, _: error and failed.append(str(error)), **record)
             producer.poll(0)
         left = producer.flush(30)

@@ -31,7 +31,7 @@ from tests.broker import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 LOG4J_VERSION = "2.25.3"
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,12 +79,18 @@ class ProcessBroker(Broker):
             created one by mistake fails here.
         config: further broker properties, which win over ours.
         port: where it listens; by default a free one.
+        java: further options of the Java runtime.
     """
 
     def __init__(
-        self, *, auto_create: bool = False, config: Mapping[str, str] | None = None, port: int | None = None
+        self,
+        *,
+        auto_create: bool = False,
+        config: Mapping[str, str] | None = None,
+        port: int | None = None,
+        java: Sequence[str] = (),
     ) -> None:
-        self._java, self._jars = find_java(), fetch_jars()
+        self._java, self._jars, self._options = find_java(), fetch_jars(), tuple(java)
         self._directory = Path(tempfile.mkdtemp(prefix="streamcrypt-broker-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -195,7 +201,7 @@ class ProcessBroker(Broker):
     def _command(self, main: str, *arguments: str) -> list[str]:
         options = ["-Xmx512m", "-Xss512k", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Djava.awt.headless=true"]
         logging = f"-Dlog4j2.configurationFile={self._directory / 'log4j2.properties'}"
-        return [self._java, *options, logging, "-cp", f"{self._jars}/*", main, *arguments]
+        return [self._java, *options, *self._options, logging, "-cp", f"{self._jars}/*", main, *arguments]
 
 
 def find_java() -> str:

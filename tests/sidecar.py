@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.broker import free_ports, unique_name
+from tests.log_scan import SCAN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from streamcrypt.testing import KMSServer
     from tests.broker import Broker
@@ -150,7 +151,7 @@ def streamcrypt(
     directory: Path, command: str, config: Mapping[str, Any], env: Mapping[str, str] | None = None, seconds: float = 30
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself, such as ``check`` or a ``run`` that cannot start."""
-    return subprocess.run(
+    done = subprocess.run(
         _command(directory, command, config),
         env=environment(env),
         capture_output=True,
@@ -158,6 +159,8 @@ def streamcrypt(
         timeout=seconds,
         check=False,
     )
+    SCAN.add(done.stderr)
+    return done
 
 
 class Sidecar:
@@ -167,20 +170,27 @@ class Sidecar:
         directory: Where its configuration is written.
         config: The configuration; JSON is YAML.
         env: Variables besides those of this process.
+        within: A command that runs it, such as ``env``; it must become it, so that signals arrive.
 
     Attributes:
         lines: Every line of stderr so far.
         events: The JSON objects among them.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.config = config
         self.lines: list[str] = []
         self.events: list[Event] = []
         self.stdout = b""
         self._news = threading.Condition()
         self.process = subprocess.Popen(
-            _command(directory, "run", config),
+            [*within, *_command(directory, "run", config)],
             env=environment(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -298,6 +308,7 @@ class Sidecar:
     def _read_log(self) -> None:
         assert self.process.stderr is not None
         for raw in self.process.stderr:
+            SCAN.add(raw)
             line = raw.decode(errors="replace").rstrip("\n")
             event = None
             with contextlib.suppress(ValueError):
@@ -320,6 +331,6 @@ def _command(directory: Path, command: str, config: Mapping[str, Any]) -> list[s
 
 
 def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of a process: this one's without its AWS configuration."""
+    """The variables of a process: this one's without its AWS configuration, and its log is searched for its keys."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMCRYPT__"))}
-    return kept | _ENVIRONMENT | dict(env or {})
+    return SCAN.environment(kept | _ENVIRONMENT | dict(env or {}))

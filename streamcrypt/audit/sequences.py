@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamcrypt.audit.tally import HeaderBook, Place
+from streamcrypt.clients.headers import headers_of
 from streamcrypt.crypto.suites import NONCE_BYTES
 from streamcrypt.envelope.sequence import SequenceKind, SequenceVerifier, numbered
 
@@ -49,7 +50,7 @@ class SequenceCounter:
             place = self._places.get(key)
             if place is None or message.offset() >= place.end:
                 continue
-            found = numbered(message.value(), message.headers())
+            found = numbered(message.value(), headers_of(message))
             if found is None or len(found[1]) < NONCE_BYTES or not self._book.knows(found[0]):
                 continue
             offsets, headers, values = blocks.setdefault(key, ([], [], []))

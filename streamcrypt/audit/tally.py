@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamcrypt.clients.headers import read_headers
 from streamcrypt.crypto.suites import OVERHEAD_BYTES
 from streamcrypt.envelope.codec import decode_header
 from streamcrypt.envelope.framing import MAGIC, split_frame
@@ -212,8 +213,8 @@ class Counter:
         place: Place | None = None
         first = last = None
         topic, partition, end, length = "", -1, 0, 0
-        for message in messages:
-            headers, value = message.headers(), message.value()
+        for message, headers in zip(messages, read_headers(messages), strict=True):
+            value = message.value()
             if (
                 (headers == same or (headers and headers[-1] == ours and _no_other_envelope(headers)))
                 and message.partition() == partition

@@ -42,12 +42,56 @@ def _common(
 
 
 @app.command()
-def run(config: Config) -> None:
+def run(
+    config: Config,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would happen to the next records instead. Nothing is written.")
+    ] = False,
+    records: Annotated[
+        int | None, typer.Option(metavar="N", help="With --dry-run: records of each pipeline. Default: 10.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="table|json", help="With --dry-run: how it is printed.")
+    ] = None,
+) -> None:
     """Encrypt or decrypt between topics until stopped by SIGTERM or SIGINT."""
     with reported():
+        if dry_run:
+            from streamcrypt.cli.dry_run import DryRunRequest
+            from streamcrypt.cli.dry_run import dry_run as rehearse
+
+            raise SystemExit(rehearse(config, DryRunRequest.read(records, form)))
+        if records is not None or form is not None:
+            from streamcrypt.errors import ConfigError
+
+            raise ConfigError("--records and --format go with --dry-run")
         from streamcrypt.cli.run import run as run_sidecar
 
         raise SystemExit(run_sidecar(config))
+
+
+@app.command()
+def ctl(
+    config: Config,
+    command: Annotated[
+        str, typer.Argument(metavar="pause|resume|rotate|status|reload", help="What the process is to do.")
+    ],
+    pipelines: Annotated[
+        list[str] | None, typer.Argument(metavar="PIPELINE", help="These alone. Default: all.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|json", help="How it is printed, to standard output.")
+    ] = "table",
+    place: Annotated[
+        Path | None, typer.Option("--socket", metavar="PATH", help="Its control socket, where CONFIG does not tell.")
+    ] = None,
+) -> None:
+    """Steer a sidecar that runs: pause, resume, rotate data keys, show its status, read its configuration again."""
+    with reported():
+        from streamcrypt.cli.ctl import CtlRequest
+        from streamcrypt.cli.ctl import ctl as steer
+
+        raise SystemExit(steer(config, CtlRequest.read(command, pipelines or (), form, place)))
 
 
 @app.command()
@@ -123,6 +167,68 @@ def rotate_keys(
         from streamcrypt.cli.keys import RotateRequest, rotate
 
         raise SystemExit(rotate(config, RotateRequest.read(automatic, now, period, key, yes), typer.confirm))
+
+
+@app.command()
+def cat(
+    config: Config,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic to read.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on behind the end, until Ctrl-C.")] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="PLACE", help="earliest, latest, an offset, -N for the last N records, or RFC 3339."
+        ),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="PLACE", help="End before it. Default: the end as it is now.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(metavar="N", help="The most records in all.")] = None,
+    partitions: Annotated[
+        list[int] | None, typer.Option("--partition", metavar="P", help="This one alone. May be given several times.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="text|raw|json|avro", help="Default: text on a terminal, raw elsewhere."),
+    ] = None,
+    schemas: Annotated[
+        list[str] | None,
+        typer.Option("--schema", metavar="[ID=]FILE", help="With --format avro: the schema that values have."),
+    ] = None,
+    delimiter: Annotated[
+        str, typer.Option(metavar="TEXT", help=r"Behind each raw value, such as \n, \0 or \x1e.")
+    ] = r"\n",
+    envelope: Annotated[bool, typer.Option("--envelope", help="Show what the envelopes say, too.")] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Show envelopes alone: no call to KMS.")] = False,
+    allow_plaintext: Annotated[
+        bool, typer.Option("--allow-plaintext", help="Take records without an envelope where there should be one.")
+    ] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End at the first record that fails.")] = False,
+) -> None:
+    """Print the records of a topic, opened. Exit code 1: some could not be opened."""
+    with reported():
+        import sys
+
+        from streamcrypt.cli.cat import cat as print_records
+        from streamcrypt.cli.cat_request import CatRequest
+
+        request = CatRequest.read(
+            topic,
+            terminal=sys.stdout.isatty(),
+            follow=follow,
+            start=start,
+            end=end,
+            count=count,
+            partitions=partitions or (),
+            form=form,
+            envelope=envelope,
+            no_open=no_open,
+            delimiter=delimiter,
+            schemas=schemas or (),
+            fail_fast=fail_fast,
+            allow_plaintext=allow_plaintext,
+        )
+        raise SystemExit(print_records(config, request))
 
 
 @app.command()
@@ -220,7 +326,9 @@ def policy(
     kind: Annotated[
         str, typer.Option(metavar="iam|key|both", help="Identity policies, key policies, or both.")
     ] = "both",
-    form: Annotated[str, typer.Option("--format", metavar="json|terraform", help="How they are written.")] = "json",
+    form: Annotated[
+        str, typer.Option("--format", metavar="json|terraform", help="How they are written; ACLs: see --acls.")
+    ] = "",
     key: Annotated[str | None, typer.Option(metavar="ARN", help="The key policy of this key only.")] = None,
     key_arns: Annotated[
         list[str] | None,
@@ -239,13 +347,25 @@ def policy(
         ),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Make no call to AWS.")] = False,
+    acls: Annotated[
+        bool,
+        typer.Option("--acls", help="Print the ACLs at the brokers instead, as table (default), commands or json."),
+    ] = False,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="FEATURE", help="With --acls: run, doctor, replay, read or reencrypt."),
+    ] = None,
 ) -> None:
-    """Print least-privilege IAM and key policies. Exit code 3: printed, but a value is not known."""
+    """Print least-privilege IAM and key policies, or ACLs. Exit code 3: printed, but a value is not known."""
     with reported():
+        if acls:
+            from streamcrypt.cli.policy_acls import acls as print_acls
+
+            raise SystemExit(print_acls(configs, features or (), form, principals or ()))
         from streamcrypt.cli.policy import policy as print_policy
         from streamcrypt.cli.policy import read_request
 
-        request = read_request(roles, kind, form, key, key_arns, principals, context_names, offline=offline)
+        request = read_request(roles, kind, form or "json", key, key_arns, principals, context_names, offline=offline)
         raise SystemExit(print_policy(configs, request))
 
 
@@ -271,6 +391,9 @@ def cost(
     ] = None,
     rotations: Annotated[int, typer.Option(help="How often each KEK was rotated.")] = 0,
     form: Annotated[str, typer.Option("--format", metavar="table|json", help="How it is printed.")] = "table",
+    scale: Annotated[
+        bool, typer.Option("--scale", help="Cores, workers, partitions, calls, money, 1,000 to 100,000,000/s.")
+    ] = False,
 ) -> None:
     """Estimate calls to KMS, money, quota and bytes, and what a cold replay takes."""
     with reported():
@@ -294,6 +417,10 @@ def cost(
             rotations=rotations,
             form=form,
         )
+        if scale:
+            from streamcrypt.cli.cost_scale import scale as print_scale
+
+            raise SystemExit(print_scale(config, request))
         raise SystemExit(print_cost(config, request))
 
 

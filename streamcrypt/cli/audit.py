@@ -34,7 +34,7 @@ from streamcrypt.cli.run import end_on_signals, keep_keys_out_of_core_dumps
 from streamcrypt.config import Settings, load
 from streamcrypt.errors import ConfigError, KeyServiceError, StreamcryptError
 
-__all__ = ["ANSWERS", "AuditRequest", "Format", "audit", "choose_format"]
+__all__ = ["ANSWERS", "AuditRequest", "Format", "audit", "choose_format", "stopped_by_signals"]
 
 ANSWERS = {Answer.YES: 0, Answer.NO: 1, Answer.UNDETERMINED: 3}
 """Exit code of each answer of ``--safe-to-disable``."""
@@ -184,7 +184,7 @@ def _read(settings: Settings, request: AuditRequest, plan: Plan, book: HeaderBoo
     except KafkaException as error:
         raise unusable_client(settings, error) from None
     try:
-        with _stopped_by_signals() as stop, progress_of(list(plan.places.values())) as show:
+        with stopped_by_signals() as stop, progress_of(list(plan.places.values())) as show:
 
             def each() -> None:
                 show()
@@ -202,7 +202,7 @@ def _read(settings: Settings, request: AuditRequest, plan: Plan, book: HeaderBoo
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
+def stopped_by_signals() -> Iterator[threading.Event]:
     """Set an event on SIGTERM and SIGINT while reading; what follows, such as a call to KMS, ends as ever."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

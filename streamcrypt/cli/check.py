@@ -20,11 +20,13 @@ from streamcrypt.cli.compose import (
 )
 from streamcrypt.cli.compose_reencrypt import build_reencryption
 from streamcrypt.cli.exits import Exit
+from streamcrypt.clients.msk_iam import BrokerLoginFailed
 from streamcrypt.config import PipelineSettings, Settings, load
 from streamcrypt.diagnosis.cluster import BROKER_TIMEOUT, Unreachable, list_partitions
 from streamcrypt.diagnosis.findings import Check, Finding, Level, fail, ok
 from streamcrypt.errors import ConfigError, KeyServiceError
 from streamcrypt.observe.http import port_is_free
+from streamcrypt.sidecar.link import remedy_of
 from streamcrypt.sidecar.spec import PipelineSpec
 from streamcrypt.sidecar.topics import RouteProblem, Routes
 
@@ -78,6 +80,9 @@ def reach(settings: Settings) -> Generator[Finding, None, tuple[Partitions, Part
     for side, config in (("consumer", consumer_config), ("producer", producer_config)):
         try:
             partitions = list_partitions(config(settings, pipeline), side)
+        except BrokerLoginFailed as error:
+            yield fail(Check.BROKER, "", str(error), error.remedy, settings.where("kafka", "msk_iam"))
+            return None
         except Unreachable as trouble:
             yield _unreachable(settings, side, str(trouble))
             return None
@@ -96,7 +101,7 @@ def _unreachable(settings: Settings, side: str, cause: str) -> Finding:
         Check.BROKER,
         "",
         f"{settings.kafka.bootstrap_servers} gives the {side} no answer within {BROKER_TIMEOUT:.0f} s: {cause}",
-        "Is the broker up, the name right, the port open, and security.protocol what that listener speaks?",
+        remedy_of(cause),
         settings.where("kafka", "bootstrap.servers"),
     )
 
@@ -189,6 +194,10 @@ def port_findings(settings: Settings) -> Iterator[Finding]:
         yield fail(Check.PORT, "", f"{host}:{port} cannot be listened on: {reason}", remedy, where)
     else:
         yield ok(Check.PORT, "", f"{host}:{port} is free")
+    try:
+        settings.http.read_token()
+    except ConfigError as error:
+        yield fail(Check.PORT, "", str(error), error.remedy, settings.where("http", "token_file"))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamcrypt.config import PipelineSettings, Settings
     from streamcrypt.sidecar.transform import Transform
 
-__all__ = ["build_opener", "build_reencryption"]
+__all__ = ["build_opener", "build_reencryption", "for_sources"]
 
 # Junk headers are findings of a verification, and it makes each call once.
 _MANY = 1_000_000
@@ -47,7 +47,7 @@ def build_reencryption(
     Raises:
         ConfigError: The key service cannot rewrap, or the installed cryptography library cannot do the suite.
     """
-    decryptor = build_decryptor(settings, pipeline, _for_sources(pipeline, provider), observer)
+    decryptor = build_decryptor(settings, pipeline, for_sources(pipeline, provider), observer)
     if pipeline.how == "reseal":
         proving = pipeline.model_copy(update={"tombstones": Tombstones.AUTHENTICATED})
         return Reseal(decryptor, build_encryptor(settings, proving, provider, observer))
@@ -63,7 +63,8 @@ def build_reencryption(
     )
 
 
-def _for_sources(pipeline: PipelineSettings, provider: KeyProvider) -> KeyProvider:
+def for_sources(pipeline: PipelineSettings, provider: KeyProvider) -> KeyProvider:
+    """Give what opens the sources of a re-encrypting pipeline; it lives no longer than ``provider``."""
     if isinstance(provider, TenantKeys) and pipeline.trusted_keys:
         # Sources from before there was a template: their contexts name nobody.
         return provider.without_template(pipeline.trusted_keys)
@@ -82,7 +83,7 @@ def build_opener(
         wait: Called where the key service is away.
         thorough: It is the target: every trusted wrapped key of a header has to open.
     """
-    provider = provider if thorough else _for_sources(pipeline, provider)
+    provider = provider if thorough else for_sources(pipeline, provider)
     cache = CachePolicy(settings.cache.max_entries, _DAYS, _DAYS, _MANY)
     decryptor = build_decryptor(settings, pipeline, provider, max_wait=None, cache=cache, share_data_keys=False)
     remembered = settings.cache.max_entries

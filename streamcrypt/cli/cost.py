@@ -26,7 +26,7 @@ from streamcrypt.keys.aws_names import parse_key_name
 from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
 from streamcrypt.policies.topics import topics_between
 
-__all__ = ["CostRequest", "cost"]
+__all__ = ["CostRequest", "cost", "load_of"]
 
 WRAPPED_BYTES = 184
 """A data key of 32 bytes as KMS wraps it under a symmetric key; measured, not contractual."""
@@ -105,7 +105,7 @@ def cost(path: Path, request: CostRequest) -> int:
             f"{settings.where('keys', 'provider')}: a local keyring makes no call and costs nothing",
             remedy="Ask for a configuration with 'provider: aws-kms'.",
         )
-    workload = _load(settings, request)
+    workload = load_of(settings, request)
     found = estimate(workload, request.prices, request.quota, request.rotations)
     if request.form == "json":
         sys.stdout.write(json.dumps(as_tree(workload, found), indent=2) + "\n")
@@ -114,7 +114,8 @@ def cost(path: Path, request: CostRequest) -> int:
     return Exit.DONE
 
 
-def _load(settings: Settings, request: CostRequest) -> Load:
+def load_of(settings: Settings, request: CostRequest) -> Load:
+    """Give the load that a configuration and a request describe."""
     chosen = settings.rotation
     names, tenants = settings.keys.key_id or (), 1
     if settings.keys.template is not None:
@@ -132,7 +133,7 @@ def _load(settings: Settings, request: CostRequest) -> Load:
         rotation=RotationPolicy(chosen.max_messages, chosen.max_age, chosen.max_bytes),
         cache=CachePolicy(settings.cache.max_entries, settings.cache.ttl),
         topics=request.topics or _count_topics(settings),
-        writers=settings.workers * request.instances,
+        writers=settings.worker_count * request.instances,
         readers=request.readers,
         partitions=request.partitions,
         tenants=request.tenants or tenants,

@@ -26,7 +26,7 @@ from streamcrypt.policies.documents import (
 from streamcrypt.policies.needs import Need, Role, merged
 from streamcrypt.policies.terraform import as_terraform
 
-__all__ = ["INCOMPLETE", "Form", "Kind", "PolicyRequest", "policy", "read_request"]
+__all__ = ["INCOMPLETE", "Form", "Kind", "PolicyRequest", "choice", "pairs", "policy", "read_request"]
 
 INCOMPLETE = 3
 """Exit code where something stands in for a value that is not known: printed, and not ready for use."""
@@ -109,16 +109,16 @@ def read_request(
     Raises:
         ConfigError: One of them is none of the choices, or not of the form ``NAME=ARN``.
     """
-    arns = _pairs("--key-arn", key_arns)
+    arns = pairs("--key-arn", key_arns)
     if twice := [name for name, values in arns.items() if len(values) > 1]:
         raise ConfigError(f"--key-arn: {twice[0]} is there twice")
     request = PolicyRequest(
-        tuple(_choice("--role", Role, role) for role in dict.fromkeys(roles or ())),
-        _choice("--kind", Kind, kind),
-        _choice("--format", Form, form),
+        tuple(choice("--role", Role, role) for role in dict.fromkeys(roles or ())),
+        choice("--kind", Kind, kind),
+        choice("--format", Form, form),
         key,
         {name: values[0] for name, values in arns.items()},
-        _pairs("--principal", principals),
+        pairs("--principal", principals),
         tuple(context_names or ()),
         offline,
     )
@@ -129,14 +129,24 @@ def read_request(
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
-def _choice(option: str, choices: type[_Choice], text: str) -> _Choice:
+def choice(option: str, choices: type[_Choice], text: str) -> _Choice:
+    """Read an option that is one of a few words.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
     try:
         return choices(text)
     except ValueError:
         raise ConfigError(f"{option}: {text!r} is none of {', '.join(choices)}") from None
 
 
-def _pairs(option: str, texts: Iterable[str] | None) -> dict[str, list[str]]:
+def pairs(option: str, texts: Iterable[str] | None) -> dict[str, list[str]]:
+    """Read options of the form ``NAME=VALUE``, each as often as it is given.
+
+    Raises:
+        ConfigError: One is not of that form.
+    """
     pairs: dict[str, list[str]] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")

@@ -290,8 +290,8 @@ class _Task:
         """Wait before the key service is asked again; what is under way ends where a signal comes."""
         if self._waits_at != (topic, partition, offset):
             self._waits_at, self._backoff = (topic, partition, offset), Backoff.for_error(error)
-        kind = type(error).__name__
-        self._observer(PartitionPaused(JOB_NAME, topic, partition, offset, kind, str(error), error.remedy))
+        why = (type(error).__name__, str(error), error.remedy, error.request_id)
+        self._observer(PartitionPaused(JOB_NAME, topic, partition, offset, *why))
         seconds = self._backoff.next()
         if self._stop.wait(seconds):
             raise error

@@ -26,7 +26,7 @@ from streamcrypt.sidecar.dead_letters import LETTER_BOUND
 from streamcrypt.sidecar.replay import Replay, Replayed
 from streamcrypt.sidecar.topics import is_compacted
 
-__all__ = ["replay"]
+__all__ = ["as_letter", "replay"]
 
 
 def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bool) -> int:
@@ -69,7 +69,7 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
         letter_provider = provider
         if pipeline.mode == "encrypt":
             letter_provider = build_letter_provider(settings, pipeline, provider, observer)
-            opener = build_decryptor(settings, _as_letter(pipeline), letter_provider, observer, max_wait=None)
+            opener = build_decryptor(settings, as_letter(pipeline), letter_provider, observer, max_wait=None)
         try:
             done = Replay(
                 settings.spec(pipeline),
@@ -99,7 +99,7 @@ def _pipeline(settings: Settings, dead_letters: str) -> PipelineSettings:
     raise ConfigError(f"no pipeline writes dead letters to {dead_letters!r}", remedy=f"There are: {known}.")
 
 
-def _as_letter(pipeline: PipelineSettings) -> PipelineSettings:
+def as_letter(pipeline: PipelineSettings) -> PipelineSettings:
     """Give the settings under which letters are sealed; see :func:`streamcrypt.cli.compose.build_letter_encryptor`."""
     return pipeline.model_copy(
         update={"bound": LETTER_BOUND, "framing": Framing.HEADER, "tombstones": Tombstones.AUTHENTICATED}

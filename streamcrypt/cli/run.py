@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -20,13 +20,13 @@ from streamcrypt.cli.compose import (
     build_encryptor,
     build_letter_encryptor,
     build_letter_provider,
-    build_provider,
     consumer_config,
     producer_config,
     unusable_client,
 )
 from streamcrypt.cli.compose_reencrypt import build_reencryption
 from streamcrypt.cli.exits import Exit, complain
+from streamcrypt.cli.serving import build_status, serve
 from streamcrypt.config import PipelineSettings, Settings, load
 from streamcrypt.envelope.sequence import SequenceMode
 from streamcrypt.errors import ConfigError, StreamcryptError
@@ -34,19 +34,26 @@ from streamcrypt.events import Observer
 from streamcrypt.keys.provider import KeyProvider
 from streamcrypt.observe import fan_out
 from streamcrypt.observe.health import Health
-from streamcrypt.observe.http import HTTPServer
 from streamcrypt.observe.logs import Logs
 from streamcrypt.observe.metrics import Metrics
 from streamcrypt.sidecar.dead_letters import DeadLetters
 from streamcrypt.sidecar.loop import Pipeline
+from streamcrypt.sidecar.passing import Take
 from streamcrypt.sidecar.safeguards import Evidence, Safeguards
-from streamcrypt.sidecar.supervisor import PipelineFactory, Supervisor
+from streamcrypt.sidecar.supervisor import PipelineFactory
 from streamcrypt.sidecar.transform import Open, Seal, Transform
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["compose", "end_on_signals", "factory", "keep_keys_out_of_core_dumps", "run"]
+__all__ = [
+    "compose",
+    "end_on_signals",
+    "exit_code",
+    "factory",
+    "keep_keys_out_of_core_dumps",
+    "run",
+]
 
 
 def run(path: Path) -> int:
@@ -60,31 +67,39 @@ def run(path: Path) -> int:
         ConfigError: The configuration, or a client property in it, is wrong.
         OSError: The port of the health endpoint is not free.
     """
+    # They need this module's own.
+    from streamcrypt.cli.commands import Commands
+    from streamcrypt.cli.control_server import controlled
+    from streamcrypt.cli.reloading import Reloader, reload_on_hangup
+    from streamcrypt.cli.running import Running
+
     threads = set(threading.enumerate())
     settings = load(path)
     keep_keys_out_of_core_dumps()
+    if settings.worker_count > 1:
+        from streamcrypt.cli.workers import run_workers
+
+        return run_workers(path, settings)
     stop = threading.Event()
     end_on_signals(stop)
     health, metrics = Health(tuple(p.name for p in settings.pipelines)), Metrics()
-    with (
-        Logs(settings.log.level, settings.log.format) as logs,
-        HTTPServer(metrics.registry, health, settings.http.host, settings.http.port),
-    ):
+    status = build_status(settings)
+    with Logs(settings.log.level, settings.log.format) as logs:
         # The log last: who acts on a line finds /readyz and /metrics to agree with it.
-        observer = fan_out((health, metrics, logs.observer()))
-        providers = [build_provider(settings.keys, observer, trusted_keys=p.trusted_keys) for p in settings.pipelines]
-        try:
-            factories = [
-                factory(settings, pipeline, provider, observer)
-                for pipeline, provider in zip(settings.pipelines, providers, strict=True)
-            ]
-            failures = Supervisor(factories, observer, stop).run()
-        finally:
-            for provider in providers:
-                provider.close()
+        observer = fan_out((health, metrics, status, logs.observer()))
+        running = Running(settings, observer, stop, logs=logs, status=status)
+        reloader = Reloader(path, settings, running, observer, stop)
+        commands = Commands(running, reloader, status.snapshot)
+        with (
+            serve(settings, metrics.registry, health, status.snapshot, observer) as server,
+            controlled(path, settings, commands, observer),
+            reload_on_hangup(reloader.reload),
+        ):
+            reloader.serves(server)
+            failures = running.run()
     for error in failures:
         complain(str(error), error.remedy)
-    code = _exit_code(failures)
+    code = exit_code(failures)
     if set(threading.enumerate()) - threads:
         # A call to the key service or a broker still hangs, and the interpreter would wait for its thread.
         sys.stderr.flush()
@@ -92,16 +107,32 @@ def run(path: Path) -> int:
     return code
 
 
-def _exit_code(failures: Sequence[StreamcryptError]) -> Exit:
+def exit_code(failures: Sequence[StreamcryptError]) -> Exit:
+    """Give the exit code for why pipelines halted: that of the first, which as a rule is the cause."""
     if not failures:
         return Exit.DONE
     return Exit.USAGE if isinstance(failures[0], ConfigError) else Exit.FAILED
 
 
 def factory(
-    settings: Settings, pipeline: PipelineSettings, provider: KeyProvider, observer: Observer
+    settings: Settings,
+    pipeline: PipelineSettings,
+    provider: KeyProvider,
+    observer: Observer,
+    worker: int = 0,
+    release: Callable[[], None] = lambda: None,
+    trace: Callable[[Take], Take] | None = None,
 ) -> PipelineFactory:
-    """Compose one pipeline of a configuration.
+    """Compose one pipeline of a configuration, as the member of its group that ``worker`` is.
+
+    Args:
+        settings: The configuration.
+        pipeline: The pipeline.
+        provider: Its key service.
+        observer: Told of everything.
+        worker: Number of this process among the workers.
+        release: Called once the pipeline has ended for good.
+        trace: As for :class:`streamcrypt.sidecar.loop.Pipeline`.
 
     Raises:
         ConfigError: The installed cryptography library cannot do the suite.
@@ -114,17 +145,17 @@ def factory(
         None if pipeline.sequence == "off" else Evidence(pipeline.name, SequenceMode(pipeline.sequence), observer),
         lambda: _admin(settings, pipeline),
     )
-    consumer, producer = consumer_config(settings, pipeline), producer_config(settings, pipeline)
+    consumer, producer = (config(settings, pipeline, worker, observer) for config in (consumer_config, producer_config))
 
     def build() -> Pipeline:
         from confluent_kafka import KafkaException
 
         try:
-            return Pipeline(spec, consumer, producer, transform, observer, safeguards)
+            return Pipeline(spec, consumer, producer, transform, observer, safeguards, trace)
         except KafkaException as error:
             raise unusable_client(settings, error) from None
 
-    return PipelineFactory(pipeline.name, transform, build)
+    return PipelineFactory(pipeline.name, transform, build, release)
 
 
 def compose(
@@ -170,8 +201,8 @@ def _admin(settings: Settings, pipeline: PipelineSettings) -> AdminClient:
     return AdminClient(admin_config(settings, pipeline))
 
 
-def end_on_signals(stop: threading.Event) -> None:
-    """Set ``stop`` on SIGTERM and SIGINT; end at once on a second one."""
+def end_on_signals(stop: threading.Event, at_once: Callable[[], object] = lambda: None) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT; on a second one call ``at_once`` and end."""
     signals = 0
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -179,6 +210,7 @@ def end_on_signals(stop: threading.Event) -> None:
         signals += 1
         # Counted here: a pipeline that halts sets `stop` as well, and the first signal after that is still the first.
         if signals > 1:
+            at_once()
             os._exit(Exit.INTERRUPTED)
         stop.set()
 

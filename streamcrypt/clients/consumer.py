@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
+from streamcrypt.clients.headers import UNREADABLE, headers_of, read_headers, unreadable
 from streamcrypt.clients.messages import StreamcryptKafkaError, failure_of, mark_failed, properties_of
 from streamcrypt.clients.pausing import PartitionKey, Wait, WaitingPartitions
 from streamcrypt.clients.storing import StoringConsumer, partition_of
@@ -28,7 +29,6 @@ from streamcrypt.errors import (
     ContextMismatch,
     EnvelopeError,
     KeyDisabled,
-    MalformedEnvelope,
     StreamcryptError,
     UntrustedKey,
     again,
@@ -90,6 +90,7 @@ class DecryptingConsumer(StoringConsumer):
         self._observer = decryptor.observer if observer is None else observer
         self._error_cb = given.get("error_cb")
         self._group = str(given.get("group.id", ""))
+        self._misses = decryptor.misses
         self._waits = WaitingPartitions(clock)
         self._held: deque[_Held] = deque()
         self._owed: deque[KafkaError] = deque()
@@ -136,7 +137,7 @@ class DecryptingConsumer(StoringConsumer):
             return message
         topic, partition = message.topic(), message.partition()
         try:
-            value, headers = self._open(topic, message.value(), message.key(), message.headers(), partition)  # type: ignore[arg-type]
+            value, headers = self._open(topic, message.value(), message.key(), headers_of(message), partition)  # type: ignore[arg-type]
         except BaseException as error:  # noqa: BLE001  looked at there
             self._hold([(message, None)], 0, error)
             return self._poll_on(started, timeout)
@@ -163,7 +164,15 @@ class DecryptingConsumer(StoringConsumer):
     def _open_all(self, batch: list[Message]) -> bool:
         """Open a batch in place; where one record fails, hold the batch as it stands and give False."""
         done: dict[PartitionKey, Message] = {}
-        for start, end in _runs(batch):
+        places = _runs(batch)
+        if self._decryptor.misses != self._misses:
+            try:
+                self._look_ahead(batch, places)
+            except BaseException:
+                self._held.extend((message, None) for message in batch)
+                self._busy = True
+                raise
+        for start, end in places:
             topic, partition = partition_of(batch[start])
             at = start
             try:
@@ -178,12 +187,20 @@ class DecryptingConsumer(StoringConsumer):
             self._done.update(done)
         return True
 
+    def _look_ahead(self, batch: list[Message], places: list[tuple[int, int]]) -> None:
+        """Have the data keys of a batch unwrapped together: those of the last one were new one after the other."""
+        misses, begun = self._decryptor.misses, 0
+        for start, end in places:
+            topic, partition = partition_of(batch[start])
+            run = batch[start:end]
+            values = list(map(Message.value, run))
+            begun += self._decryptor.look_ahead(topic, read_headers(run), partition, values)
+        # Where some were new, the next batch is looked at as well, though no record had to wait.
+        self._misses = -1 if begun else misses
+
     def _open_block(self, topic: str, partition: int, block: list[Message]) -> int:
         """Open as many of the first records of one partition as can be opened together; say how many."""
-        try:
-            headers: Any = list(map(Message.headers, block))
-        except (UnicodeDecodeError, SystemError):
-            return 0
+        headers = read_headers(block)
         values, keys = list(map(Message.value, block)), list(map(Message.key, block))
         opened = self._decryptor.open_block(topic, values, keys, headers, partition)
         if opened is None:
@@ -196,7 +213,7 @@ class DecryptingConsumer(StoringConsumer):
         return len(plain)
 
     def _open_one(self, topic: str, partition: int, message: Message) -> Literal[1]:
-        value, headers = self._open(topic, message.value(), message.key(), message.headers(), partition)  # type: ignore[arg-type]
+        value, headers = self._open(topic, message.value(), message.key(), headers_of(message), partition)
         message.set_value(value)
         message.set_headers(headers)  # type: ignore[arg-type]
         return 1
@@ -287,6 +304,8 @@ class DecryptingConsumer(StoringConsumer):
         return True
 
     def _report(self, message: Message, failure: StreamcryptError) -> None:
+        if headers_of(message) is UNREADABLE:
+            failure = unreadable()
         where = (*partition_of(message), message.offset() or 0)
         action = _ACTIONS[self._on_error]
         self._observer(RecordFailed(self._group, *where, type(failure).__name__, str(failure), action))
@@ -313,14 +332,15 @@ class DecryptingConsumer(StoringConsumer):
     def _begin_wait(self, message: Message, error: StreamcryptError) -> None:
         key = partition_of(message)
         offset = message.offset() or 0
-        sealed: Any = (message.value(), message.key(), message.headers())
+        sealed: Any = (message.value(), message.key(), headers_of(message))
         wait = self._waits.begin(key, offset, sealed)
         self._drop_held(key)
         self._store_done()
         super().pause([TopicPartition(*key)])
         self._seek_back(wait)
         self._owed.append(StreamcryptKafkaError(KafkaError._VALUE_DESERIALIZATION, again(error)))  # noqa: SLF001  its name
-        self._observer(PartitionPaused(self._group, *key, offset, type(error).__name__, str(error), error.remedy))
+        why = (type(error).__name__, str(error), error.remedy, error.request_id)
+        self._observer(PartitionPaused(self._group, *key, offset, *why))
 
     def _try_again(self, wait: Wait) -> None:
         if not self._key_is_there(wait) or not (wait.sought or self._seek_back(wait)):
@@ -446,7 +466,4 @@ def _reason(error: BaseException) -> StreamcryptError:
     if isinstance(error, StreamcryptError):
         # Its frames would keep this consumer and the record alive with it.
         return error.with_traceback(None)
-    if isinstance(error, UnicodeDecodeError | SystemError):
-        # confluent-kafka cannot give header names that are not UTF-8, which any writer can send.
-        return MalformedEnvelope("a header name is not UTF-8")
     raise error

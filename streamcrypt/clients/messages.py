@@ -11,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from streamcrypt.clients.headers import UNREADABLE, headers_of
 from streamcrypt.encryptor import HeaderList
 from streamcrypt.errors import StreamcryptError
 
@@ -64,7 +65,12 @@ def failure_of(source: Message | KafkaError | BaseException | None) -> Streamcry
 
 
 def mark_failed(message: Message, failure: StreamcryptError) -> None:
-    """Turn a record that cannot be opened into an error message: no value, headers and key as they were."""
+    """Turn a record that cannot be opened into an error message: no value, headers and key as they were.
+
+    Headers that cannot be read are None then.
+    """
+    if headers_of(message) is UNREADABLE:
+        message.set_headers(None)  # type: ignore[arg-type]
     failure.sealed_value = message.value()
     failure.add_note(f"record: topic {message.topic()}, partition {message.partition()}, offset {message.offset()}")
     message.set_error(StreamcryptKafkaError(KafkaError._VALUE_DESERIALIZATION, failure))  # noqa: SLF001  its name

@@ -17,6 +17,7 @@ from streamcrypt.config.model import Settings
 from streamcrypt.config.pipelines import PipelineSettings, default_instance
 from streamcrypt.config.problems import ConfigProblems, Problem, nearest
 from streamcrypt.config.rules import Finding, key_findings, naming_findings, pipeline_findings, tenant_findings
+from streamcrypt.config.secrets import read_secret_files
 from streamcrypt.config.sections import KeysSettings, Section
 from streamcrypt.config.source import SettingPath, Source, dotted, read_source
 from streamcrypt.errors import ConfigError
@@ -24,18 +25,19 @@ from streamcrypt.errors import ConfigError
 __all__ = ["load"]
 
 
-def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Settings:
+def load(path: str | Path, environ: Mapping[str, str] | None = None, text: str | None = None) -> Settings:
     """Read a YAML file, lay ``STREAMCRYPT__…`` variables over it and check everything.
 
     Args:
         path: The file, UTF-8.
         environ: The environment; by default that of this process. An empty variable counts as not set.
+        text: The file's content where it was read before, so that two processes run with the same; None: read it.
 
     Raises:
         ConfigProblems: Something is wrong; its text lists everything found, one line each, with place and remedy.
     """
     environ = os.environ if environ is None else environ
-    source = read_source(path, environ)
+    source = read_source(path, environ, text)
     _fill(source, environ)
     try:
         settings = Settings.model_validate(source.tree)
@@ -54,13 +56,17 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Settings
 
 
 def _fill(source: Source, environ: Mapping[str, str]) -> None:
-    """Put in what depends on where the process runs: instance names, and the directory of the keyring."""
+    """Put in what depends on where the process runs: secrets, instance names, and the directory of other files."""
+    read_secret_files(source)
     for pipeline in _pipelines(source.tree):
         if pipeline.get("instance") is None:
             pipeline["instance"] = default_instance(environ)
     keys = source.tree.get("keys")
     if isinstance(keys, dict) and isinstance(keys.get("keyring"), str) and keys["keyring"]:
         keys["keyring"] = str(Path(source.file).parent / keys["keyring"])
+    http = source.tree.get("http")
+    if isinstance(http, dict) and isinstance(http.get("token_file"), str) and http["token_file"]:
+        http["token_file"] = str(Path(source.file).parent / http["token_file"])
 
 
 def _pipelines(tree: dict[str, Any]) -> list[dict[str, Any]]:
@@ -217,4 +223,4 @@ def _sections(model: type[BaseModel], path: SettingPath) -> Iterator[tuple[Setti
 
 
 def _description(field: FieldInfo | None) -> str:
-    return (field.description or "").split(" Not delivered")[0] if field else ""
+    return field.description or "" if field else ""

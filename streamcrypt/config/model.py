@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, field_validator
 
 from streamcrypt.config.fields import FrozenMap, check_topic, not_empty, refused_as_setting
 from streamcrypt.config.pipelines import PipelineSettings
 from streamcrypt.config.sections import (
     CacheSettings,
+    ControlSettings,
     Count,
     HTTPSettings,
     KafkaSettings,
@@ -19,10 +20,12 @@ from streamcrypt.config.sections import (
     LogSettings,
     RotationSettings,
     Section,
+    TracingSettings,
     no_pairs,
 )
 from streamcrypt.config.source import Source
 from streamcrypt.envelope.header import build_context
+from streamcrypt.sidecar.cpus import usable_cpus
 from streamcrypt.sidecar.spec import Mode, OnFailure, PipelineSpec, Start, template_pattern
 
 __all__ = ["Settings"]
@@ -30,8 +33,6 @@ __all__ = ["Settings"]
 
 class Settings(Section):
     """Everything that one process is told."""
-
-    section: ClassVar[str] = "settings"
 
     kafka: KafkaSettings = Field(description="The brokers, and any other property of librdkafka.")
     keys: KeysSettings = Field(description="The key service.")
@@ -45,9 +46,18 @@ class Settings(Section):
     topic_names: FrozenMap = Field(
         default_factory=no_pairs, description="Physical topic to logical topic, for mirrored and renamed topics."
     )
-    workers: Count = Field(default=1, description="Processes. More than one is not delivered yet.")
+    workers: Annotated[
+        Annotated[Count, Tag("count")] | Annotated[Literal["auto"], Tag("auto")],
+        Discriminator(lambda value: "auto" if value == "auto" else "count"),
+    ] = Field(
+        default=1,
+        description="Processes, each one member of the consumer groups; auto: one for each usable CPU. More"
+        " than the source has partitions have nothing to do. See docs/operations.md.",
+    )
     http: HTTPSettings = Field(default=HTTPSettings(), description="Metrics and health.")
     log: LogSettings = Field(default=LogSettings(), description="Log lines.")
+    control: ControlSettings = Field(default=ControlSettings(), description="The socket of 'streamcrypt ctl'.")
+    tracing: TracingSettings = Field(default=TracingSettings(), description="Spans for OpenTelemetry.")
     pipelines: Annotated[tuple[PipelineSettings, ...], AfterValidator(not_empty)] = Field(
         description="The ways from topics to topics."
     )
@@ -68,6 +78,16 @@ class Settings(Section):
             check_topic(physical)
             check_topic(logical)
         return value
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes that makes here, at least 1."""
+        return usable_cpus() if self.workers == "auto" else self.workers
+
+    @property
+    def text(self) -> str:
+        """The file as it was read, for a process that is to run with the same settings. It may hold passwords."""
+        return self._source.text if self._source else ""
 
     def where(self, *path: str | int) -> str:
         """Give the place of a setting, ``file:line:column`` or the name of a variable, for messages.

@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -87,8 +87,6 @@ _TopicCutover = Annotated[
 class PassUntil(Section):
     """Records without an envelope pass up to these offsets, for the day on which a topic began to be encrypted."""
 
-    section: ClassVar[str] = "pass_until"
-
     pass_until: Annotated[
         Mapping[TopicName, _TopicCutover],
         AfterValidator(freeze),
@@ -116,8 +114,6 @@ def _kind_of_plaintext(value: Any) -> str:
 
 class PipelineSettings(Section):
     """One way from topics to topics."""
-
-    section: ClassVar[str] = "pipelines"
 
     name: Name = Field(
         examples=["protect-payments"], description="Name in logs, metrics and headers; unique in the file."

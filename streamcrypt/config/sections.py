@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -28,8 +28,9 @@ from streamcrypt.config.fields import (
     refusal,
     refused_as_setting,
 )
-from streamcrypt.config.pending import NOT_YET
+from streamcrypt.config.msk import MSKIAMSettings, check_alone
 from streamcrypt.config.tenants import Mapping_, mapped_keks
+from streamcrypt.config.tokens import check_token, read_token
 from streamcrypt.crypto.suites import MAX_BYTES_PER_DATA_KEY, MAX_RECORDS_PER_DATA_KEY
 from streamcrypt.keys.aws_names import check_endpoint, check_region, parse_key_arn, parse_key_name
 from streamcrypt.keys.rotation import MAX_GRACE_FACTOR
@@ -37,7 +38,9 @@ from streamcrypt.keys.tenants import DEFAULT_MAX_LIVE, DEFAULT_NEW_KEYS_PER_MINU
 from streamcrypt.keys.tenants_template import KEKTemplate, is_template
 
 __all__ = [
+    "CONTROL_DEFAULT",
     "CacheSettings",
+    "ControlSettings",
     "Count",
     "HTTPSettings",
     "KafkaSettings",
@@ -45,6 +48,7 @@ __all__ = [
     "LogSettings",
     "RotationSettings",
     "Section",
+    "TracingSettings",
     "check_key_arns",
     "no_pairs",
 ]
@@ -60,21 +64,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    section: ClassVar[str] = ""
-
-    @field_validator("*")
-    @classmethod
-    def _refuse_what_is_not_delivered(cls, value: Any, info: ValidationInfo) -> Any:
-        pending = NOT_YET.get(f"{cls.section}.{info.field_name}")
-        if pending is not None and pending.applies(value):
-            raise refusal(pending.message, pending.remedy)
-        return value
-
 
 class KafkaSettings(Section):
     """Properties of librdkafka, passed on as they are; a few are refused because they undo guarantees."""
-
-    section: ClassVar[str] = "kafka"
 
     # repr=False: passwords stand among the properties.
     properties: ClientProperties = Field(
@@ -91,12 +83,18 @@ class KafkaSettings(Section):
         description="Further properties for producers only; they win over the common ones.",
     )
 
+    msk_iam: MSKIAMSettings | None = Field(
+        default=None,
+        description="Log in at Amazon MSK by IAM: security.protocol and sasl.mechanisms are set by themselves. Needs"
+        " the extra msk. See docs/broker-security.md.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise refusal("is no section", "Write lines such as bootstrap.servers: HOST:PORT below it.")
-        overlays = {name: value[name] for name in ("consumer", "producer") if name in value}
+        overlays = {name: value[name] for name in ("consumer", "producer", "msk_iam") if name in value}
         return {"properties": {k: v for k, v in value.items() if k not in overlays}, **overlays}
 
     @model_validator(mode="after")
@@ -104,6 +102,8 @@ class KafkaSettings(Section):
         names = {"bootstrap.servers", "metadata.broker.list", "test.mock.num.brokers"}
         if any(names.isdisjoint({*self.properties, *overlay}) for overlay in (self.consumer, self.producer)):
             raise refusal("bootstrap.servers is missing", "Add 'bootstrap.servers: HOST:PORT' below 'kafka'.")
+        for properties in (self.properties, self.consumer, self.producer):
+            check_alone(properties, self.msk_iam)
         return self
 
     @property
@@ -130,8 +130,6 @@ def _endpoint(value: Any) -> Any:
 
 class KeysSettings(Section):
     """The key service that holds the KEKs."""
-
-    section: ClassVar[str] = "keys"
 
     provider: Literal["aws-kms", "local"] = Field(
         default="aws-kms", description="aws-kms, or local: a keyring file, for development and tests only."
@@ -285,8 +283,6 @@ def _grace_factor(value: float) -> float:
 class RotationSettings(Section):
     """When a data key is replaced: whichever limit is reached first."""
 
-    section: ClassVar[str] = "rotation"
-
     max_messages: Annotated[Count, _at_most(MAX_RECORDS_PER_DATA_KEY, str(MAX_RECORDS_PER_DATA_KEY))] = Field(
         default=1_000_000, description="Records sealed under one data key."
     )
@@ -309,29 +305,92 @@ class RotationSettings(Section):
 class CacheSettings(Section):
     """The data keys that a decrypting pipeline keeps."""
 
-    section: ClassVar[str] = "cache"
-
     max_entries: Count = Field(default=10_000, description="Data keys kept; the least recently used goes first.")
     ttl: Duration = Field(
         default=900.0, description="How long a data key is kept: within this time a revoked permission stops reading."
     )
 
 
-class HTTPSettings(Section):
-    """Where metrics and health are served."""
+_OTLP = "opentelemetry.exporter.otlp.proto.http"
 
-    section: ClassVar[str] = "http"
+
+def _with_opentelemetry(value: bool) -> bool:
+    if value and not _is_installed(_OTLP):
+        raise refusal("tracing needs OpenTelemetry's SDK", "pip install 'streamcrypt[sidecar,otel]'")
+    return value
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        # One of its parents is missing.
+        return False
+
+
+class HTTPSettings(Section):
+    """Where the status page, metrics and health are served, and to whom."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is all of IPv4.")
     port: Annotated[Whole, Field(ge=0, le=65535)] = Field(
-        default=9464, description="Port of /metrics, /healthz and /readyz; 0 takes any free one."
+        default=9464, description="Port of the status page, /metrics, /healthz and /readyz; 0 takes any free one."
+    )
+    # repr=False: it is a password.
+    token: Annotated[str, AfterValidator(check_token)] | None = Field(
+        default=None,
+        repr=False,
+        description="What a reader must show to see the status page and /metrics: as bearer token, or as the password"
+        " that a browser asks for; at least 16 characters. /healthz and /readyz stay open. By default none.",
+    )
+    token_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Path of a file that holds the token, instead of token; read at the start. A relative path starts"
+        " at the directory of the configuration file.",
+    )
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if self.token is not None and self.token_file is not None:
+            raise refusal("token and token_file are both set", "Keep one of them.")
+        return self
+
+    def read_token(self) -> str | None:
+        """Give the token, from its file where it stands in one.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds no token.
+        """
+        return self.token if self.token_file is None else read_token(self.token_file)
+
+
+CONTROL_DEFAULT = "auto"
+
+
+class ControlSettings(Section):
+    """How a running process is steered."""
+
+    socket: str | None = Field(
+        default=CONTROL_DEFAULT,
+        min_length=1,
+        description="Path of the Unix socket over which 'streamcrypt ctl' talks to the process, of at most 107 bytes;"
+        " null: none. auto: one named after the path of the configuration file, in a directory of mode 0700 below"
+        " XDG_RUNTIME_DIR, or /tmp. A relative path starts at the directory of the configuration file.",
+    )
+
+
+class TracingSettings(Section):
+    """Spans for OpenTelemetry. All else is in its own environment variables. Needs the extra ``otel``."""
+
+    enabled: Annotated[bool, AfterValidator(_with_opentelemetry)] = Field(
+        default=False,
+        description="Send a span for each batch, KMS call and commit to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra"
+        " otel. See docs/tracing.md.",
     )
 
 
 class LogSettings(Section):
     """Log lines on stderr."""
-
-    section: ClassVar[str] = "log"
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The lowest level shown.")
     format: Literal["json", "console"] = Field(

@@ -26,6 +26,7 @@ SettingPath = tuple[str | int, ...]
 
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _OVERLAYS = frozenset({"consumer", "producer"})
+_MSK_IAM = "msk_iam"
 _UNDERSCORED = {"log.level": "log_level", "enabled.events": "enabled_events"}  # librdkafka's two names with '_'
 
 
@@ -46,12 +47,14 @@ class Source:
         tree: Dicts, lists, text, numbers, booleans and None.
         places: Path to ``file:line:column``, or to the name of a variable. What has none is where its parent is.
         problems: What was wrong already: duplicate keys, environment variables that fit nowhere.
+        text: The file's content.
     """
 
     file: str
     tree: dict[str, Any] = field(default_factory=dict)
     places: dict[SettingPath, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    text: str = field(default="", repr=False)
 
     def where(self, path: SettingPath) -> str:
         """Give the place of a setting, or of the nearest section around it."""
@@ -65,16 +68,26 @@ class Source:
         self.problems.append(Problem(self.where(path), dotted(path), message, remedy))
 
 
-def read_source(path: str | Path, environ: Mapping[str, str]) -> Source:
+def read_source(path: str | Path, environ: Mapping[str, str], text: str | None = None) -> Source:
     """Read a file and lay the environment over it.
+
+    Args:
+        path: The file.
+        environ: The environment.
+        text: What the file held when it was read before; None: read it.
 
     Raises:
         ConfigProblems: The file cannot be read or is no YAML. Lesser problems are left in :attr:`Source.problems`.
     """
     source = Source(str(path))
-    root = _compose(source, _read_text(source))
+    source.text = _read_text(source) if text is None else text
+    try:
+        root = _compose(source, source.text)
+        tree = None if root is None else _Reader(source).value(root, ())
+    except RecursionError:
+        problem = Problem(source.file, "", "is nested too deep", "No setting is that deep: remove it.")
+        raise ConfigProblems(source.file, [problem]) from None
     if root is not None:
-        tree = _Reader(source).value(root, ())
         if isinstance(tree, dict):
             source.tree = tree
         else:
@@ -233,7 +246,7 @@ def _environment(source: Source, environ: Mapping[str, str]) -> Iterator[tuple[S
 
 def _kafka_variable(source: Source, name: str, parts: tuple[str, ...], text: str) -> list[tuple[SettingPath, str, Any]]:
     *sections, last = parts
-    if last in _OVERLAYS or not sections:
+    if last in _OVERLAYS or not sections or parts[1] == _MSK_IAM:
         return [(parts, name, _decode(text))]
     if tuple(sections) not in {("kafka",), ("kafka", "consumer"), ("kafka", "producer")}:
         remedy = "Below KAFKA a single '_' stands for '.': STREAMCRYPT__KAFKA__BOOTSTRAP_SERVERS."

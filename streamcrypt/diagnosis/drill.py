@@ -11,6 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamcrypt.audit.tally import Place
+from streamcrypt.clients.headers import headers_of
 from streamcrypt.diagnosis.findings import Check, Finding, fail, ok, warn
 from streamcrypt.envelope.codec import decode_header
 from streamcrypt.envelope.framing import MAGIC, split_frame
@@ -217,7 +218,7 @@ def drill_partition(sampler: Sampler, place: Place, most: int, opens: Callable[[
 
 
 def _header_of(message: Any) -> bytes | None:
-    found: bytes | None = next((value for name, value in message.headers() or () if name == HEADER_NAME), None)
+    found: bytes | None = next((value for name, value in headers_of(message) or () if name == HEADER_NAME), None)
     if found is not None:
         return found
     value = message.value()

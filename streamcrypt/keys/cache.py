@@ -10,9 +10,10 @@ import heapq
 import random
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from hashlib import sha256
 
 from streamcrypt.crypto.data_key import DataKey
@@ -207,6 +208,11 @@ class DataKeyCache:
             self.entries[header_bytes] = entry
             self._aliases[header_bytes] = None
 
+    def is_refused(self, header_bytes: bytes) -> bool:
+        """Whether a refusal of this header is remembered, so that loading it would make no call."""
+        refusal = self._refusals.get(sha256(header_bytes).digest()) if self._refusals else None
+        return refusal is not None and self._clock() < refusal[1]
+
     def same_data_key(self, identity: bytes) -> CachedDataKey | None:
         """Find a live entry for the same DEK under a header that differs in ``keys`` alone."""
         with self._lock:
@@ -284,6 +290,9 @@ class DataKeyCache:
 class MissBudget:
     """How many refusals by the key service one partition may still cause: a token bucket each, filled by time.
 
+    Safe to share between threads: a call under way has its token claimed, so that calls made at once cannot be refused
+    more often than calls made one after the other.
+
     Args:
         per_minute: Refusals in a minute; also the size of the bucket.
         clock: Seconds.
@@ -293,9 +302,20 @@ class MissBudget:
         self._size = float(per_minute)
         self._clock = clock
         self._buckets: dict[tuple[str, int | None], tuple[float, float]] = {}
+        self.after_fork()
+        forget_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Start with a fresh lock and nothing claimed: at first, and in a forked child."""
+        self._lock = threading.Lock()
+        self._claimed: Counter[tuple[str, int | None]] = Counter()
 
     def left(self, topic: str, partition: int | None) -> float:
-        """Give the tokens left; below 1 the partition has to wait."""
+        """Give the tokens left, those of calls under way taken off; below 1 the partition has to wait."""
+        claimed = self._claimed.get((topic, partition), 0) if self._claimed else 0
+        return self._tokens(topic, partition) - claimed
+
+    def _tokens(self, topic: str, partition: int | None) -> float:
         bucket = self._buckets.get((topic, partition))
         if bucket is None:
             return self._size
@@ -314,8 +334,29 @@ class MissBudget:
                 remedy="Find who writes records with foreign or altered envelopes to this topic.",
             )
 
+    @contextmanager
+    def claim(self, topic: str, partition: int | None) -> Iterator[None]:
+        """Hold a token while a call is under way. It is given back, unless :meth:`spend` takes one meanwhile.
+
+        Raises:
+            KeyUnavailable: As :meth:`require`.
+        """
+        place = (topic, partition)
+        with self._lock:
+            self.require(topic, partition)
+            self._claimed[place] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._claimed[place] -= 1
+                if not self._claimed[place]:
+                    del self._claimed[place]
+
     def spend(self, topic: str, partition: int | None) -> None:
         """Take one token."""
-        self._buckets[topic, partition] = (self.left(topic, partition) - 1, self._clock())
-        if len(self._buckets) > _MANY_BUCKETS:
-            self._buckets = {at: bucket for at, bucket in list(self._buckets.items()) if self.left(*at) < self._size}
+        with self._lock:
+            self._buckets[topic, partition] = (self._tokens(topic, partition) - 1, self._clock())
+            if len(self._buckets) > _MANY_BUCKETS:
+                buckets = self._buckets.items()
+                self._buckets = {at: bucket for at, bucket in buckets if self._tokens(*at) < self._size}

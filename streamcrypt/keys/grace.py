@@ -43,6 +43,10 @@ class Grace:
         """When it ends at the latest, on the clock of data keys."""
         return self._until
 
+    def follow(self, policy: RotationPolicy) -> None:
+        """Allow from now on what another policy does; a grace that is on ends when it was to end."""
+        self._policy = policy
+
     def allows(self, messages: int, used_bytes: int, minted_at: float, now: float, size: int) -> bool:
         """Say whether a due key may seal one more record of ``size`` bytes."""
         if self.barred or (self.is_on and now >= self._until):

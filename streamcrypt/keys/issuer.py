@@ -1,4 +1,4 @@
-"""The current data key of one topic, and the next one, minted before the current one is due.
+"""The current data key of one topic, and those that come next, minted before they are needed.
 
 Rule 1: a number is taken and counted under :attr:`DataKeyIssuer.lock`, so that no key ever seals one record more
 than the policy allows, whatever threads do. The lock is never let go within its own ``with`` block: an interrupt
@@ -8,6 +8,8 @@ Rule 3: keys are dropped, not wiped, when they are replaced: a thread that still
 OpenSSL overwrites the key schedule when the last holder lets go.
 Rule 4: the observer and the key service are called without the lock.
 Rule 5: while the key service is away, a due key seals on within its grace, and no record waits for the next one.
+Rule 6: keys in stock age from their own minting, and are held to the same rules as the current one when they come into
+use; no more are minted than are used, but for the stock at the end.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from streamcrypt.errors import ConfigError, KeyUnavailable, StreamcryptError, ag
 from streamcrypt.events import DataKeyMintFailed, DataKeyRetired, Event
 from streamcrypt.keys.forks import forget_after_fork
 from streamcrypt.keys.minting import Lease, Minter
+from streamcrypt.keys.stock import StockSize
 
 __all__ = ["DataKeyIssuer"]
 
@@ -30,13 +33,17 @@ __all__ = ["DataKeyIssuer"]
 _LOOK_AGAIN = 1.0
 # A wall clock that moved by more than this against the boot clock tells of a restored snapshot, or of a clock set.
 _CLOCK_JUMP = 5.0
-# A key that lived shorter than this leaves little time for a slow KMS: its successor's successor is minted at once.
-_SHORT_LIFE = 20.0
 # Elsewhere the next key is minted when half the messages or bytes, or about 80 % of the age, are used up. The spread
 # keeps a fleet that started together from calling KMS together.
 _AHEAD_SHARE = 0.5
 _AHEAD_AGE = (0.75, 0.85)
 _RETRY_AHEAD = (1.0, 3.0)
+
+
+class _Minting(Future[None]):
+    """One minting under way, and its place in the queue for a thread, where it has one."""
+
+    job: Future[None] | None = None
 
 
 class DataKeyIssuer:
@@ -63,16 +70,17 @@ class DataKeyIssuer:
         """Start without any key: at first, and in a forked child."""
         self.lock = threading.Lock()
         self.lease = Lease.none()
-        self._next: Lease | None = None
-        self._pending: Future[None] | None = None
-        self._job: Future[None] | None = None
+        self._stock: deque[Lease] = deque()
+        # Mintings under way, oldest first; an ordered set, so that one can leave it without the lock.
+        self._mintings: dict[_Minting, None] = {}
         self._untold: deque[Event] = deque()
-        self._short_life = False
+        self._size = StockSize()
         self._activated_at = 0.0
         self._ahead_time = inf
         self._retry_ahead_at = -inf
         # Whether the last minting ended with KeyUnavailable.
         self._away = False
+        self._failed_at = -inf
 
     def take(self, size: int, lane: int) -> tuple[Lease, int]:
         """Give a key for one more record of ``size`` bytes, and the record's number in ``lane``.
@@ -116,19 +124,44 @@ class DataKeyIssuer:
             self.lease = Lease.none()
         self._tell()
 
-    def let_go(self, reason: str) -> None:
-        """Drop the current and the next key; the next record, where one comes after all, gets another."""
+    def follow_rotation(self) -> None:
+        """Hold the keys at hand to the minter's rotation, which has changed: one that is over a limit now is due."""
+        rotation = self._minter.rotation
         with self.lock:
-            now = self._minter.clock()
-            self._drop(self.lease, reason, now)
-            self._drop(self._next, reason, now)
-            self.lease, self._next = Lease.none(), None
+            for lease in (self.lease, *self._stock):
+                if lease.key is not None:
+                    lease.grace.follow(rotation)
+            self.lease.stop_messages = 0
+            self._ahead_time = self.lease.minted_at + rotation.max_age * random.uniform(*_AHEAD_AGE)  # noqa: S311  spread
+
+    def let_go(self, reason: str) -> None:
+        """Drop the current key and those in stock; the next record, where one comes after all, gets another."""
+        with self.lock:
+            self._drop_all(reason)
         self._tell()
+
+    def _drop_all(self, reason: str) -> None:
+        now = self._minter.clock()
+        self._drop(self.lease, reason, now)
+        self.lease = Lease.none()
+        self._drop_stock(reason, now)
+
+    def _drop_stock(self, reason: str, now: float) -> None:
+        while self._stock:
+            self._drop(self._stock.popleft(), reason, now)
 
     @property
     def is_empty(self) -> bool:
         """Whether it has no key and none is on its way."""
-        return self.lease.key is None and self._next is None and self._pending is None
+        return self.lease.key is None and not self._stock and not self._mintings
+
+    def use_of(self, lease: Lease) -> tuple[float, float]:
+        """Give a key's age in seconds, and how much it has used of the limit of rotation that is nearest."""
+        rotation = self._minter.rotation
+        age = max(0.0, self._minter.clock() - lease.minted_at)
+        return age, max(
+            lease.messages / rotation.max_messages, lease.bytes / rotation.max_bytes, age / rotation.max_age
+        )
 
     def sweep(self) -> None:
         """Drop keys that can seal nothing more, though no record came to find out; have one replaced that is outdated.
@@ -142,25 +175,21 @@ class DataKeyIssuer:
             if self.lease.generation != generation:
                 # Due, and no more: where the key service is away just now, it seals on in grace.
                 self.lease.stop_messages = 0
-            if self._next is not None and self._next.generation != generation:
-                self._drop(self._next, "kek_changed", now)
-                self._next = None
             if self.lease.key is not None and now - self.lease.minted_at >= rotation.max_age + rotation.grace:
                 self._drop(self.lease, "age", now)
                 self.lease = Lease.none()
-            if self._next is not None and now - self._next.minted_at >= rotation.max_age:
-                self._drop(self._next, "age", now)
-                self._next = None
+            for lease in list(self._stock):
+                outdated = lease.generation != generation
+                if outdated or now - lease.minted_at >= rotation.max_age:
+                    self._stock.remove(lease)
+                    self._drop(lease, "kek_changed" if outdated else "age", now)
         self._tell()
 
     def close(self) -> None:
-        """Drop the current and the next key for good."""
+        """Drop the current key and those in stock for good."""
         with self.lock:
             self._closed = True
-            now = self._minter.clock()
-            self._drop(self.lease, "closed", now)
-            self._drop(self._next, "closed", now)
-            self.lease, self._next = Lease.none(), None
+            self._drop_all("closed")
         self._tell()
 
     def __reduce__(self) -> NoReturn:
@@ -174,18 +203,26 @@ class DataKeyIssuer:
             # For good, even while KMS is away: the clock may come back to where the key seemed young.
             self._drop(self.lease, reason, now)
             self.lease = Lease.none()
+            self._drop_stock(reason, now)
         if reason is not None:
-            successor, self._next = self._next, None
-            stale = successor and self._due(successor, size, now)
-            if stale:
-                self._drop(successor, stale, now)
-            if successor is not None and not stale:
+            successor = self._successor(size, now)
+            if successor is not None:
                 self._activate(successor, reason, now)
             elif not self._seals_on(reason, size, now):
                 return None
         self._look_ahead(size, now)
         self._set_stops(now)
         return self.lease
+
+    def _successor(self, size: int, now: float) -> Lease | None:
+        """Take the oldest key in stock that may seal a record; those that may not are dropped."""
+        while self._stock:
+            lease = self._stock.popleft()
+            stale = self._due(lease, size, now)
+            if stale is None:
+                return lease
+            self._drop(lease, stale, now)
+        return None
 
     def _due(self, lease: Lease, size: int, now: float) -> str | None:
         if lease.key is None:
@@ -214,7 +251,7 @@ class DataKeyIssuer:
 
     def _grace_may_begin(self, size: int, now: float) -> bool:
         # Only on a fresh answer, or while the call after it gets none: where KMS answers, limits are exact.
-        fresh = self._away and (self._pending is not None or now < self._retry_ahead_at)
+        fresh = self._away and (bool(self._mintings) or now < self._retry_ahead_at)
         lease = self.lease
         may = lease.key is not None and lease.grace.allows(lease.messages, lease.bytes, lease.minted_at, now, size)
         return fresh and may
@@ -227,7 +264,7 @@ class DataKeyIssuer:
     def _activate(self, lease: Lease, reason: str, now: float) -> None:
         before, self.lease = self.lease, lease
         if before.key is not None:
-            self._short_life = now - self._activated_at < _SHORT_LIFE
+            self._size.lived(now - self._activated_at)
         self._end_grace(before, "minted", now)
         self._drop(before, reason, now)
         self._activated_at = now
@@ -235,17 +272,22 @@ class DataKeyIssuer:
         self._retry_ahead_at = -inf
 
     def _look_ahead(self, size: int, now: float) -> None:
-        """Have the next key minted in the background, where this record brings the current one near its end."""
+        """Have keys minted in the background, where this record brings the current one near its end."""
         lease, rotation = self.lease, self._minter.rotation
         wanted = (
-            self._short_life
+            self._size.is_short
             or lease.messages + 1 >= rotation.max_messages * _AHEAD_SHARE
             or lease.bytes + size >= rotation.max_bytes * _AHEAD_SHARE
             or now >= self._ahead_time
         )
-        free = self._next is None and self._pending is None and now >= self._retry_ahead_at
-        if wanted and free and self._mint_elsewhere(ahead=True) is None:
-            self._retry_ahead_at = now + _RETRY_AHEAD[0]
+        if not wanted or now < self._retry_ahead_at:
+            return
+        # The first key has come about half its way; one that has sealed nothing yet says nothing.
+        expected = (now - self._activated_at) / _AHEAD_SHARE if lease.messages else None
+        for _ in range(self._size.wanted(expected) - len(self._stock) - len(self._mintings)):
+            if self._mint_elsewhere(ahead=True) is None:
+                self._retry_ahead_at = now + _RETRY_AHEAD[0]
+                return
 
     def _set_stops(self, now: float) -> None:
         lease, rotation = self.lease, self._minter.rotation
@@ -255,7 +297,7 @@ class DataKeyIssuer:
             lease.stop_messages, lease.stop_bytes = rotation.grace_messages, rotation.grace_bytes
             lease.stop_time = min(lease.stop_time, lease.grace.until)
             return
-        waiting = self._next is None and self._pending is None
+        waiting = not self._stock and not self._mintings
         half_messages = int(rotation.max_messages * _AHEAD_SHARE)
         half_bytes = int(rotation.max_bytes * _AHEAD_SHARE)
         ahead = waiting and lease.messages < half_messages
@@ -267,31 +309,33 @@ class DataKeyIssuer:
         if now < self._ahead_time < lease.stop_time:
             lease.stop_time = self._ahead_time
 
-    def _join_minting(self) -> tuple[Future[None], bool]:
+    def _join_minting(self) -> tuple[_Minting, bool]:
         """Give the minting under way, and whether the caller has to do it on its own thread."""
         if self._closed:
             raise ConfigError("the encryptor is closed")
-        if self._pending is None:
+        oldest = next(iter(list(self._mintings)), None)
+        if oldest is None:
             if self._minter.max_wait is not None and (minting := self._mint_elsewhere(ahead=False)) is not None:
                 return minting, False
-            self._pending, self._job = Future(), None
-            return self._pending, True
+            oldest = _Minting()
+            self._mintings[oldest] = None
+            return oldest, True
         # One that still stands in the queue, behind those of other topics, is not waited for.
-        mine = self._minter.max_wait is None and self._job is not None and self._job.cancel()
+        mine = self._minter.max_wait is None and oldest.job is not None and oldest.job.cancel()
         if mine:
-            self._job = None
-        return self._pending, mine
+            oldest.job = None
+        return oldest, mine
 
-    def _mint_elsewhere(self, *, ahead: bool) -> Future[None] | None:
-        minting: Future[None] = Future()
-        self._pending = minting
-        self._job = self._minter.submit(lambda: self._mint(minting, ahead=ahead))
-        if self._job is None:
-            self._pending = None
+    def _mint_elsewhere(self, *, ahead: bool) -> _Minting | None:
+        minting = _Minting()
+        self._mintings[minting] = None
+        minting.job = self._minter.submit(lambda: self._mint(minting, ahead=ahead))
+        if minting.job is None:
+            self._mintings.pop(minting, None)
             return None
         return minting
 
-    def _await(self, minting: Future[None], size: int, *, mine: bool) -> None:
+    def _await(self, minting: _Minting, size: int, *, mine: bool) -> None:
         """Wait for the next key; return, too, where the current one may now seal on in grace."""
         if mine:
             self._mint(minting, ahead=False)
@@ -303,7 +347,8 @@ class DataKeyIssuer:
             failure = KeyUnavailable("the next data key is not here yet", operation="GenerateDataKey")
         if isinstance(failure, KeyUnavailable):
             with self.lock:
-                if self._grace_may_begin(size, self._minter.clock()):
+                # Of several mintings one may fail and another give a key.
+                if self._stock or self._grace_may_begin(size, self._minter.clock()):
                     return
         if isinstance(failure, StreamcryptError):
             # Several threads may wait for one answer: each raises an error of its own.
@@ -312,23 +357,26 @@ class DataKeyIssuer:
             raise failure
         # A defect or an interrupt in another thread is that thread's: this one tries for itself.
 
-    def _mint(self, minting: Future[None], *, ahead: bool) -> None:
+    def _mint(self, minting: _Minting, *, ahead: bool) -> None:
         """Mint the next key and let go those who wait, whatever happens."""
-        if self._pending is not minting:
+        if minting not in self._mintings:
             return  # given up: the executor kept the work though it had no thread for it
         failure: BaseException | None = None
+        began = self._minter.clock()
         try:
             lease, minted = self._minter.mint(self._topic, self._context, ahead=ahead)
             with self.lock:
                 self._untold.append(minted)
+                # One that was under way while others failed tells of the outage.
+                if began > self._failed_at:
+                    self._size.took(self._minter.clock() - began)
                 self._take_in(lease)
         except BaseException as error:  # noqa: BLE001  the waiting thread raises it
             # Ours without the traceback, which leads to this frame and so back to the error.
             failure = again(error) if isinstance(error, StreamcryptError) else error
             self._note_failure(error, ahead=ahead)
         finally:
-            self._job = None
-            self._pending = None
+            self._mintings.pop(minting, None)
             if failure is None:
                 minting.set_result(None)
             else:
@@ -342,7 +390,7 @@ class DataKeyIssuer:
         if self._closed:
             self._drop(lease, "closed", self._minter.clock())
             return
-        self._next = lease
+        self._stock.append(lease)
         if self.lease.grace.is_on:
             self.lease.stop_messages = 0  # the next record takes the new key
 
@@ -351,11 +399,13 @@ class DataKeyIssuer:
         with self.lock:
             self._untold.append(_failed(self._topic, error, ahead=ahead))
             self._away = isinstance(error, KeyUnavailable)
+            self._failed_at = now
             # By chance, so that the topics and processes that lost KMS together do not come back together.
             self._retry_ahead_at = now + random.uniform(*_RETRY_AHEAD)  # noqa: S311
             if isinstance(error, StreamcryptError) and not self._away:
                 # The key service answered, and said no: a revoked permission must bite.
-                self.lease.grace.barred = self.lease.key is not None
+                for lease in (self.lease, *self._stock):
+                    lease.grace.barred = lease.key is not None
                 self._end_grace(self.lease, "refused", now)
 
     def _drop(self, lease: Lease | None, reason: str, now: float) -> None:
@@ -377,6 +427,6 @@ class DataKeyIssuer:
 def _failed(topic: str, error: BaseException, *, ahead: bool) -> DataKeyMintFailed:
     name = type(error).__name__
     if isinstance(error, StreamcryptError):
-        return DataKeyMintFailed(topic, name, str(error), retriable=error.retriable, ahead=ahead)
+        return DataKeyMintFailed(topic, name, str(error), error.retriable, ahead, error.request_id)
     # The text of a foreign exception may hold anything.
     return DataKeyMintFailed(topic, name, "", retriable=False, ahead=ahead)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import inf
@@ -54,7 +55,7 @@ class Lease:
         self.seal: Callable[[bytes, bytes, bytes], bytes] = key.seal if key else _no_key
         self.header_bytes = header_bytes
         self.headers_alone: list[tuple[str, bytes | None]] = [(HEADER_NAME, header_bytes)]
-        self.lanes: dict[int, int] = {}
+        self.lanes: defaultdict[int, int] = defaultdict(int)
         self.messages = 0
         self.bytes = 0
         self.minted_at = minted_at
@@ -76,7 +77,7 @@ class Lease:
         """Count one record of ``size`` bytes and give its number in ``lane``; the issuer's lock is held."""
         self.messages += 1
         self.bytes += size
-        number = self.lanes[lane] = self.lanes.get(lane, 0) + 1
+        number = self.lanes[lane] = self.lanes[lane] + 1
         return number
 
     def __reduce__(self) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from streamcrypt.errors import ConfigError, KeyUnavailable, StreamcryptError, again
@@ -52,11 +53,13 @@ class BoundedWait:
             pending = self._pending.get(what) or self._begin(what, work)
         if pending is None:
             return work()
+        failure: BaseException | None
         try:
             failure = pending.exception(self._max_wait)
         except TimeoutError:
             what_for = "unwrapped" if self._operation == "Decrypt" else "rewrapped"
-            raise KeyUnavailable(f"the data key is not {what_for} yet", operation=self._operation) from None
+            # Raised below: in here its context would lead to the answer, and keep that key for as long as it is held.
+            failure = KeyUnavailable(f"the data key is not {what_for} yet", operation=self._operation)
         if failure is None:
             done: _T = pending.result()
             return done
@@ -69,7 +72,8 @@ class BoundedWait:
         try:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="streamcrypt-unwrap")
-            self._executor.submit(self._do, what, work, mine)
+            # What the caller is doing, for a span around it, is known on that thread as well.
+            self._executor.submit(copy_context().run, self._do, what, work, mine)
         except RuntimeError:
             return None
         self._pending[what] = mine

@@ -19,6 +19,7 @@ __all__ = ["Delivery"]
 _FULL_QUEUE_POLL = 0.1
 # Past this the broker has taken nothing for a minute: begin again rather than fall out of the consumer group.
 _FULL_QUEUE_PATIENCE = 60.0
+_TROUBLES = 10
 
 
 class Delivery:
@@ -43,6 +44,8 @@ class Delivery:
         self._meanwhile = meanwhile
         self._failure: KafkaError | None = None
         self._failed_at: Place | None = None
+        self.troubles: list[str] = []
+        """What went wrong underneath, in librdkafka's words; the first few."""
         self.producer = Producer({**config, "on_delivery": self._on_delivery, "error_cb": self._on_error})
         self._committed: Progress = {}
 
@@ -107,7 +110,7 @@ class Delivery:
         if blames_record(self._failure):
             raise UnitFailed(self._failure, self._failed_at)
         topic, partition = self._failed_at or ("", -1)
-        raise from_kafka(self._failure, f"pipeline {self._pipeline!r}: delivery to {topic}[{partition}]")
+        raise from_kafka(self._failure, f"pipeline {self._pipeline!r}: delivery to {topic}[{partition}]", topic)
 
     def not_produced(self, error: KafkaError) -> None:
         """Raise what lies behind it where the producer takes no record whatever, since one before it has failed.
@@ -206,9 +209,9 @@ class Delivery:
     def _news(self, progress: Progress) -> Progress:
         return {place: offset for place, offset in progress.items() if self._committed.get(place) != offset}
 
-    def _note_committed(self, news: Progress, records: int, started: float) -> None:
+    def _note_committed(self, news: Progress, records: int, started: float, opened: float = 0.0) -> None:
         self._committed.update(news)
-        self._observer(OffsetsCommitted(self._pipeline, len(news), records, time.perf_counter() - started))
+        self._observer(OffsetsCommitted(self._pipeline, len(news), records, time.perf_counter() - started, opened))
 
     def _on_commit_error(self, error: KafkaError) -> None:
         self._observer(CommitFailed(self._pipeline, error.name(), error.str()))
@@ -218,4 +221,7 @@ class Delivery:
             self._failure, self._failed_at = error, (str(message.topic()), int(message.partition() or 0))
 
     def _on_error(self, error: KafkaError) -> None:
+        # The first ones tell why no broker answers; a hundred more would say it again.
+        if len(self.troubles) < _TROUBLES:
+            self.troubles.append(error.str())
         self._observer(KafkaClientError(self._pipeline, "producer", error.name(), error.str()))

@@ -13,6 +13,7 @@ from streamcrypt.sidecar.topics import RouteProblem
 
 __all__ = [
     "ENDING",
+    "AccessRefused",
     "Backoff",
     "ConnectionLost",
     "PipelineHalted",
@@ -30,12 +31,18 @@ __all__ = [
 ]
 
 _MOST_DOUBLINGS = 30
+_ACCESS_CODES = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
 _OPERATOR_CODES = frozenset(
     {
         KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001  confluent-kafka's public codes begin so
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        *_ACCESS_CODES,
         KafkaError._AUTHENTICATION,  # noqa: SLF001
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
@@ -79,6 +86,27 @@ _REMEDIES = {
 
 class PipelineHalted(StreamcryptError):
     """The pipeline may not go on: an operator must act. What was done is delivered and committed."""
+
+
+class AccessRefused(PipelineHalted):
+    """The brokers' authorizer says no: an ACL is missing. A running pipeline waits for it; a start fails.
+
+    Attributes:
+        code: Kafka's code, which tells the kind of resource.
+        cause: What the client said.
+        topic: The topic, where it is one and known.
+        asked: Whether the producer asked for that very topic, and so it and no other is meant.
+        right: Operation, kind of resource and name, once :func:`streamcrypt.sidecar.access.explained` has found them.
+        principal: Who lacks it; empty where only the brokers know.
+    """
+
+    remedy = "'streamcrypt policy --acls CONFIG' prints the ACLs that a configuration needs."
+    code: int = 0
+    cause: str = ""
+    topic: str = ""
+    asked: bool = False
+    right: tuple[str, str, str] = ("", "", "")
+    principal: str = ""
 
 
 class RecordRefused(StreamcryptError):
@@ -173,9 +201,21 @@ def operator_must_act(error: KafkaError) -> bool:
     return error.code() in _OPERATOR_CODES
 
 
-def from_kafka(error: KafkaError | KafkaException, doing: str) -> PipelineHalted | ConnectionLost:
-    """Turn an error of the Kafka client into ours."""
+def from_kafka(
+    error: KafkaError | KafkaException, doing: str, topic: str = ""
+) -> AccessRefused | PipelineHalted | ConnectionLost:
+    """Turn an error of the Kafka client into ours.
+
+    Args:
+        error: What the client said.
+        doing: At what, for the text.
+        topic: The topic that it was about, where that is known.
+    """
     cause = error.args[0] if isinstance(error, KafkaException) else error
+    if isinstance(cause, KafkaError) and cause.code() in _ACCESS_CODES:
+        refused = AccessRefused(f"{doing}: {cause.str()}")
+        refused.code, refused.cause, refused.topic = cause.code(), cause.str(), topic
+        return refused
     if isinstance(cause, KafkaError) and operator_must_act(cause):
         return PipelineHalted(f"{doing}: {cause.str()}", remedy=_REMEDIES.get(cause.code(), "See the broker's ACLs."))
     text = cause.str() if isinstance(cause, KafkaError) else str(cause)
@@ -204,7 +244,7 @@ class Backoff:
     @classmethod
     def for_error(cls, error: StreamcryptError) -> Backoff:
         """Probe slowly where an operator must act, quickly where a retry helps."""
-        slow = isinstance(error, (KeyRefused, RouteProblem))
+        slow = isinstance(error, (KeyRefused, RouteProblem, AccessRefused))
         return cls(2.0, 30.0) if slow else cls(0.1, 10.0)
 
     def next(self) -> float:

@@ -35,6 +35,7 @@ class Hold:
         backoff: The pauses so far.
         due: When to try again.
         fetch_from: Where to fetch again on going on, because not all that had been fetched is kept in hand.
+        passed: How many of the records in hand have passed, while they are tried: a commit meanwhile covers them.
     """
 
     error: StreamcryptError
@@ -43,6 +44,7 @@ class Hold:
     backoff: Backoff = field(init=False)
     due: float = field(init=False)
     fetch_from: int | None = None
+    passed: int = 0
     _bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -67,8 +69,16 @@ class Hold:
 
     @property
     def oldest(self) -> int:
-        """The offset of the oldest record in hand."""
-        return int(self.messages[0].offset() or 0)
+        """The offset of the oldest record in hand that has not passed."""
+        if self.passed < len(self.messages):
+            return int(self.messages[self.passed].offset() or 0)
+        return int(self.messages[-1].offset() or 0) + 1
+
+    def drop_passed(self) -> None:
+        """Let go of the records that have passed."""
+        for _ in range(self.passed):
+            self.messages.popleft()
+        self.passed = 0
 
     @property
     def gate(self) -> Gate | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,16 +17,23 @@ from confluent_kafka import KafkaError, KafkaException
 
 from streamcrypt.errors import KeyUnavailable, StreamcryptError, again
 from streamcrypt.events import (
+    BrokerRefused,
+    BrokersAnswered,
     KafkaClientError,
+    LagMeasured,
     LoopTurned,
     Observer,
+    PipelinePaused,
     PipelineReady,
+    PipelineResumed,
     PipelineStarting,
     SourcesChanged,
 )
+from streamcrypt.sidecar.access import Logins, explained, raise_refused
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.failures import (
     ENDING,
+    AccessRefused,
     Backoff,
     ConnectionLost,
     StopAsked,
@@ -35,12 +42,16 @@ from streamcrypt.sidecar.failures import (
     from_kafka,
     operator_must_act,
 )
-from streamcrypt.sidecar.ledger import Ledger, Place
+from streamcrypt.sidecar.foresight import Foresight
+from streamcrypt.sidecar.lag import LagMeter
+from streamcrypt.sidecar.ledger import Ledger, Place, Progress
+from streamcrypt.sidecar.link import remedy_of, telling
 from streamcrypt.sidecar.membership import Membership, runs
 from streamcrypt.sidecar.pacing import Pace
-from streamcrypt.sidecar.passing import Passing
+from streamcrypt.sidecar.passing import Passing, Take
 from streamcrypt.sidecar.safeguards import Safeguards
 from streamcrypt.sidecar.spec import PipelineSpec
+from streamcrypt.sidecar.steering import Steering
 from streamcrypt.sidecar.topics import RouteProblem, Routes, begin_at_latest
 from streamcrypt.sidecar.transactions import Transactions
 from streamcrypt.sidecar.transform import Transform
@@ -52,6 +63,8 @@ _FIRST_RECORD_WHILE_HOLDING = 0.05
 _DISCOVERY_INTERVAL = 10.0
 _DISCOVERY_TIMEOUT = 1.0
 _LOOK_SOON = 1.0
+# While no broker answers: each question holds the loop up for as long as the timeout.
+_ASK_AGAIN = 3.0
 _SETTLE = 0.5
 # What must be delivered before something else may be waited for: past this the brokers are away.
 _DELIVER = 10.0
@@ -81,6 +94,7 @@ class Pipeline:
         transform: Seals or opens. Its owner closes it.
         observer: Told of everything that an operator may want to know.
         safeguards: The pipeline's policies besides sealing and opening.
+        trace: Gives what passes a run of records a frame, such as a span; None: nothing stands around it.
     """
 
     def __init__(
@@ -91,20 +105,30 @@ class Pipeline:
         transform: Transform,
         observer: Observer,
         safeguards: Safeguards | None = None,
+        trace: Callable[[Take], Take] | None = None,
     ) -> None:
         self._spec = spec
         self._transform = transform
         self._observer = observer
         self._stop = threading.Event()
-        self._next_turn = self._next_discovery = 0.0
+        self._steering = Steering()
+        self._paused_at: float | None = None
+        self._next_turn = self._next_discovery = self._next_commit = 0.0
         self._brokers = str(consumer_config.get("bootstrap.servers", ""))
+        self._logins = Logins.of(consumer_config, producer_config)
         self._ledger = Ledger()
         self._delivery = self._make_delivery(producer_config)
         self._member = self._make_member(consumer_config)
+        self._foresight = Foresight(transform.opener, self._member)
+        # Partitions that went while records were read ahead.
+        self._gone: set[Place] = set()
         self._safeguards = safeguards or Safeguards()
+        self._lag = LagMeter(self._member.consumer, self._safeguards.admin)
+        self._reached: Progress = {}
         self._passing = Passing(
             spec, transform, self._delivery, self._member, self._ledger, self._safeguards, observer, self._deliver_now
         )
+        self._take: Take = trace(self._passing.take) if trace else self._passing.take
         self._routes = Routes(spec, {})
         self._failed: UnitFailed | None = None
         self._given_up = 0
@@ -122,18 +146,29 @@ class Pipeline:
         pace = None if self._spec.rate is None else Pace(self._spec.rate)
         return Membership(self._spec.name, config, self._delivery.on_commit, self._observer, self, pace)
 
-    def run(self, stop: threading.Event, *, restarted: bool = False) -> None:
+    def run(self, stop: threading.Event, *, restarted: bool = False, steering: Steering | None = None) -> None:
         """Run until ``stop`` is set, then deliver and commit what was begun.
 
         Args:
             stop: Set it to end.
             restarted: Whether it ran before. A topic that has gone since holds its own partitions, not all others.
+            steering: What an operator asks of it meanwhile.
 
         Raises:
             PipelineHalted: An operator must act.
+            AccessRefused: One of them must add an ACL.
             ConnectionLost: Begin again with a new pipeline.
             StreamcryptError: The settings or the key service do not allow a start, or a record halts the pipeline.
         """
+        self._steering = steering or self._steering
+        try:
+            self._run_through(stop, restarted=restarted)
+        except AccessRefused as refused:
+            error = explained(refused, self._spec, self._logins)
+            self._observer(BrokerRefused(self._spec.name, *error.right, error.principal, error.cause, error.remedy))
+            raise error from None
+
+    def _run_through(self, stop: threading.Event, *, restarted: bool) -> None:
         self._stop = stop
         try:
             self._start(restarted=restarted)
@@ -141,7 +176,8 @@ class Pipeline:
         except StopAsked:
             pass
         except UnitFailed as failure:
-            raise from_kafka(failure.cause, f"pipeline {self._spec.name!r}") from None
+            topic = failure.target[0] if failure.target else ""
+            raise from_kafka(failure.cause, f"pipeline {self._spec.name!r}", topic) from None
         except KafkaException as error:
             raise from_kafka(error, f"pipeline {self._spec.name!r}") from None
         finally:
@@ -151,6 +187,11 @@ class Pipeline:
                 f"pipeline {self._spec.name!r}: the brokers did not take all records and offsets before the end; "
                 "what they did not take will be read again"
             )
+
+    def discard(self) -> None:
+        """Close the clients of a pipeline that is not to run."""
+        self._member.close()
+        self._delivery.close()
 
     @property
     def passed(self) -> int:
@@ -163,11 +204,13 @@ class Pipeline:
         return self._member.joined
 
     def _start(self, *, restarted: bool) -> None:
-        self._observer(PipelineStarting(self._spec.name, self._spec.mode, self._spec.group))
+        spec = self._spec
+        self._observer(PipelineStarting(spec.name, spec.mode, spec.group, spec.kek_per_record))
         try:
             self._routes = Routes.discover(self._delivery.producer, self._spec)
         except KafkaException as error:
-            raise from_kafka(error, f"pipeline {self._spec.name!r}: no answer from {self._brokers}") from None
+            raise self._no_answer(error) from None
+        raise_refused(self._delivery.producer, self._spec.name, self._routes.unseen, _DISCOVERY_TIMEOUT)
         if not restarted:
             self._routes.check()
         self._passing.route(self._routes)
@@ -177,6 +220,18 @@ class Pipeline:
         self._delivery.start()
         begin_at_latest(self._spec, self._member.consumer, self._routes)
         self._subscribe()
+
+    def _no_answer(self, error: KafkaException) -> StreamcryptError:
+        with suppress(KafkaException):
+            # It hands over what went wrong underneath.
+            self._delivery.producer.poll(0)
+        lost = from_kafka(error, f"pipeline {self._spec.name!r}: no answer from {self._brokers}")
+        trouble = telling(self._delivery.troubles)
+        if not isinstance(lost, ConnectionLost) or not trouble:
+            return lost
+        told = ConnectionLost(f"{lost}: {trouble}", remedy=remedy_of(trouble))
+        told.fatal = lost.fatal
+        return told
 
     def _await_key(self, target: str) -> None:
         backoff, deadline = Backoff(0.2, 2.0), time.monotonic() + _FIRST_KEY
@@ -197,25 +252,44 @@ class Pipeline:
     def _loop(self) -> None:
         now = time.monotonic()
         interval = min(self._spec.commit_interval, self._delivery.longest)
-        next_commit, self._next_discovery = now + interval, now + _DISCOVERY_INTERVAL
+        self._next_commit, self._next_discovery = now + interval, now + _DISCOVERY_INTERVAL
         while not self._stop.is_set():
             try:
+                if self._steering.paused is not self._member.paused:
+                    self._obey()
                 self._pass_batch()
                 self._delivery.producer.poll(0)
                 self._delivery.raise_failure()
                 now = time.monotonic()
-                if self._passing.holds:
+                if self._passing.holds and not self._member.paused:
                     self._passing.try_holds(now)
                     self._look_sooner(now)
-                if now >= next_commit:
-                    self._commit(_SETTLE)
-                    next_commit = time.monotonic() + interval
+                if now >= self._next_commit:
+                    committed = self._commit(_SETTLE)
+                    self._next_commit = time.monotonic() + interval
+                    self._tell_pause(committed)
             except UnitFailed as failure:
                 self._give_up(failure)
             self._turn()
             if now >= self._next_discovery:
                 self._next_discovery = now + _DISCOVERY_INTERVAL
                 self._discover()
+
+    def _obey(self) -> None:
+        """Read nothing more, or go on, as an operator asks; what is in hand passes, and is committed at once."""
+        if self._steering.paused:
+            self._member.pause_all()
+            self._next_commit = 0.0
+            return
+        self._member.resume_all(self._passing.holds)
+        if self._paused_at is not None:
+            self._observer(PipelineResumed(self._spec.name, time.monotonic() - self._paused_at))
+            self._paused_at = None
+
+    def _tell_pause(self, committed: bool) -> None:
+        if self._member.paused and self._paused_at is None and committed and not self._member.has_ahead:
+            self._paused_at = time.monotonic()
+            self._observer(PipelinePaused(self._spec.name))
 
     def _look_sooner(self, now: float) -> None:
         """Look for topics soon where a record waits for one: it may only be younger than what we know."""
@@ -225,6 +299,8 @@ class Pipeline:
     def _pass_batch(self) -> None:
         seconds = _FIRST_RECORD_WHILE_HOLDING if self._passing.holds else _FIRST_RECORD
         fetched = self._member.fetch(seconds, self._arrived)
+        if self._foresight.is_needed and fetched:
+            fetched = self._look_ahead(fetched)
         batch = deque(runs(fetched, self._member.only_topic))
         if self._failed is not None:
             failed, self._failed = self._failed, None
@@ -233,7 +309,7 @@ class Pipeline:
         try:
             while batch and not self._stop.is_set():
                 place, messages = batch.popleft()
-                self._passing.take(place, messages)
+                self._take(place, messages)
                 if batch and self._delivery.overdue:
                     self._deliver_now()
                 # Each run may wait for a key; a batch has as many runs as partitions.
@@ -244,6 +320,17 @@ class Pipeline:
             self._ledger.in_hand = True
             raise
         self._still_in_hand(batch)
+        self._foresight.learn()
+
+    def _look_ahead(self, fetched: Sequence[Any]) -> Sequence[Any]:
+        """Have data keys unwrapped that will be needed: those of this batch, and of the next one meanwhile."""
+        self._foresight.look(fetched)
+        self._gone.clear()
+        self._foresight.look(self._member.read_ahead())
+        if not self._gone:
+            return fetched
+        # They may be ours again by now, and then they are read again.
+        return [message for message in fetched if (message.topic(), message.partition()) not in self._gone]
 
     def _arrived(self) -> None:
         self._ledger.in_hand = True
@@ -251,8 +338,12 @@ class Pipeline:
     def _still_in_hand(self, batch: Collection[tuple[Place, Any]]) -> None:
         """Have what was fetched and not passed read again, should the unit be given up."""
         for place, messages in batch:
-            if place not in self._passing.holds:
+            hold = self._passing.holds.get(place)
+            if hold is None:
                 self._ledger.touch(place, messages[0].offset())
+            else:
+                # It goes on behind what it has in hand, and may be no part of the unit.
+                hold.add(messages)
         self._ledger.in_hand = bool(batch)
 
     def _turn(self) -> None:
@@ -262,9 +353,18 @@ class Pipeline:
         self._next_turn = now + _TURN
         self._transform.idle()
         self._observer(LoopTurned(self._spec.name, len(self._member.assigned), len(self._passing.holds)))
+        self._tell_lag_and_keys()
         if self._member.joined and not self._ready:
             self._ready = True
             self._observer(PipelineReady(self._spec.name, len(self._member.assigned)))
+
+    def _tell_lag_and_keys(self) -> None:
+        reached = {place: offset for place, offset in self._reached.items() if place in self._member.assigned}
+        lags = self._lag.measure({**self._member.began, **reached}, self._passing.held)
+        if lags:
+            self._observer(LagMeasured(self._spec.name, lags))
+        for fact in self._transform.key_facts(self._spec.name):
+            self._observer(fact)
 
     def _while_full(self) -> None:
         self._turn()
@@ -274,8 +374,9 @@ class Pipeline:
     # -- units of work -------------------------------------------------------------------------------------------------
 
     def _commit(self, seconds: float, *, wait: bool = False) -> bool:
-        positions = {} if self._ledger.in_hand else self._member.positions()
-        offsets = self._ledger.offsets(self._member.assigned, self._passing.held, positions)
+        in_hand = self._ledger.in_hand or self._member.has_ahead
+        positions = {} if in_hand else self._member.positions()
+        self._reached = offsets = self._ledger.offsets(self._member.assigned, self._passing.held, positions)
         records = self._passing.passed - self._passed_at_commit
         if not self._delivery.commit(self._member.consumer, offsets, records, seconds, wait=wait):
             return False
@@ -299,7 +400,9 @@ class Pipeline:
         self._transform.lost()
         blamed = blames_record(failure.cause)
         if self._given_up > _UNITS_GIVEN_UP or (operator_must_act(failure.cause) and not blamed):
-            raise from_kafka(failure.cause, f"pipeline {self._spec.name!r}: given up {self._given_up} times")
+            topic = failure.target[0] if failure.target else ""
+            doing = f"pipeline {self._spec.name!r}: given up {self._given_up} times"
+            raise from_kafka(failure.cause, doing, topic)
         if blamed:
             self._passing.suspect({place: end for place, end in ends.items() if self._may_go(place, failure.target)})
         self._passing.forget(list(again))
@@ -381,6 +484,7 @@ class Pipeline:
     def forget(self, places: Collection[Place]) -> None:
         """Forget partitions that go; see :class:`streamcrypt.sidecar.membership.Upheaval`."""
         self._ledger.forget(places)
+        self._gone.update(places)
         for place in places:
             if self._safeguards.evidence is not None:
                 self._safeguards.evidence.forget(*place)
@@ -399,8 +503,10 @@ class Pipeline:
             routes = Routes.discover(self._delivery.producer, self._spec, _DISCOVERY_TIMEOUT)
         except KafkaException as error:
             cause = error.args[0]
-            self._observer(KafkaClientError(self._spec.name, "producer", cause.name(), cause.str()))
+            self._observer(KafkaClientError(self._spec.name, "metadata", cause.name(), cause.str()))
+            self._next_discovery = time.monotonic() + _ASK_AGAIN
             return
+        self._observer(BrokersAnswered(self._spec.name))
         before, self._routes = self._routes, routes
         self._passing.route(routes)
         if routes.sources and routes.sources != before.sources:

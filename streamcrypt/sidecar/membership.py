@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby, repeat
+from itertools import groupby
 from typing import Any, Protocol, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from streamcrypt.clients.headers import headers_of
 from streamcrypt.events import KafkaClientError, Observer, PartitionsAssigned, PartitionsLost, PartitionsRevoked
 from streamcrypt.sidecar.failures import from_kafka, operator_must_act
 from streamcrypt.sidecar.ledger import Place, Progress
@@ -18,6 +19,11 @@ from streamcrypt.sidecar.topics import start_where_uncommitted
 __all__ = ["Membership", "Upheaval", "runs"]
 
 _BATCH = 1000
+# A batch is held as Python objects beside librdkafka's queue: 1,000 records of 1 MB would be 1 GB.
+_BATCH_BYTES = 4 * 2**20
+# Read ahead for data keys that are looked ahead: 80 ms of 200,000 records/s, and as much in bytes.
+_MOST = 16_000
+_MOST_BYTES = 16 * 2**20
 
 
 class Upheaval(Protocol):
@@ -66,8 +72,19 @@ class Membership:
         self._incremental = "cooperative" in strategy or str(config.get("group.protocol")).lower() == "consumer"
         self._fatal: KafkaError | None = None
         self.assigned: set[Place] = set()
+        self.began: Progress = {}
+        """Where the partitions that are ours began, as far as the group had an offset for them."""
         self.joined = False
         self.subscribed = False
+        self.paused = False
+        """Whether nothing is fetched, of whatever partition."""
+        self._ahead: Sequence[Message] = ()
+        # Partitions that went during the read under way.
+        self._left: set[Place] = set()
+        # Of the last batch: what the next one is cut by. Records of a topic are about alike.
+        self._record_bytes = 1.0
+        self.reach = 1
+        """How many usual batches are read at once, at most: more than one while data keys are looked ahead."""
 
     def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics from now on, and no others."""
@@ -81,18 +98,49 @@ class Membership:
 
         Args:
             seconds: How long to wait for the first one.
-            arrived: Called once there is a first one, before a rebalance may strike again.
+            arrived: Called once there is a first one, before a rebalance may strike again; also for one read ahead.
 
         Raises:
             ConnectionLost: The consumer is beyond repair.
             PipelineHalted: An operator must act.
         """
-        room = _BATCH if self._pace is None else self._pace.room(_BATCH, seconds)
+        if self._ahead:
+            # Before anything else: the client's position is ahead of them, and they are `ahead` no more.
+            arrived()
+            messages, self._ahead = self._ahead, ()
+            return messages
+        return self._read(seconds, arrived)
+
+    def read_ahead(self) -> Sequence[Message]:
+        """Take what is there now for the next :meth:`fetch`, and give it to be looked at.
+
+        What is in hand is dropped where its partition goes, or is to be read again from elsewhere.
+
+        Raises:
+            ConnectionLost, PipelineHalted: As :meth:`fetch`.
+        """
+        self._ahead = self._read(0.0, _nothing)
+        return self._ahead
+
+    @property
+    def has_ahead(self) -> bool:
+        """Whether records are in hand for the next :meth:`fetch`: the client's position is ahead of us then."""
+        return bool(self._ahead)
+
+    @property
+    def _room(self) -> int:
+        most = min(_MOST, _BATCH * self.reach)
+        most_bytes = min(_MOST_BYTES, _BATCH_BYTES * self.reach)
+        return max(1, min(most, int(most_bytes / self._record_bytes)))
+
+    def _read(self, seconds: float, arrived: Callable[[], None]) -> Sequence[Message]:
+        room = self._room if self._pace is None else self._pace.room(self._room, seconds)
         first = self.consumer.poll(seconds) if room else None
         if first is None:
             self._raise_fatal()
             return ()
         arrived()
+        self._left.clear()
         messages = [first, *(self.consumer.consume(room - 1, 0) if room > 1 else ())]
         if self._pace is not None:
             self._pace.spend(len(messages))
@@ -100,8 +148,18 @@ class Membership:
         if any(map(Message.error, messages)):
             for message in messages:
                 self._look_at_error(message)
-            return [message for message in messages if message.error() is None]
+            messages = [message for message in messages if message.error() is None]
+        if self._left:
+            # The client takes back what it fetched of them, but for the one that we had already.
+            rest = messages[1:] if messages[:1] == [first] and _place(first) in self._left else messages
+            messages = [message for message in rest if _place(message) in self.assigned]
+        if messages:
+            self._record_bytes = _mean_bytes(messages)
         return messages
+
+    def _drop_ahead(self, places: Collection[Place]) -> None:
+        if self._ahead:
+            self._ahead = [message for message in self._ahead if _place(message) not in places]
 
     @property
     def only_topic(self) -> str | None:
@@ -119,9 +177,23 @@ class Membership:
         self.consumer.pause([TopicPartition(*place)])
 
     def resume(self, place: Place) -> None:
-        """Fetch a partition again; one that is no longer ours needs it not."""
+        """Fetch a partition again, where not all are paused; one that is no longer ours needs it not."""
+        if not (self.paused and place in self.assigned):
+            self._resume([place])
+
+    def pause_all(self) -> None:
+        """Fetch nothing more, neither of the partitions that are ours nor of those that will be."""
+        self.paused = True
+        self.consumer.pause([TopicPartition(*place) for place in self.assigned])
+
+    def resume_all(self, waiting: Collection[Place]) -> None:
+        """Fetch again, but for the partitions that wait for something of their own."""
+        self.paused = False
+        self._resume(self.assigned.difference(waiting))
+
+    def _resume(self, places: Iterable[Place]) -> None:
         with suppress(KafkaException):
-            self.consumer.resume([TopicPartition(*place)])
+            self.consumer.resume([TopicPartition(*place) for place in places])
 
     def seek(self, progress: Progress) -> None:
         """Read partitions again from these offsets.
@@ -129,6 +201,7 @@ class Membership:
         Raises:
             ConnectionLost: The client could not.
         """
+        self._drop_ahead(progress)
         for (topic, partition), offset in progress.items():
             if (topic, partition) in self.assigned:
                 try:
@@ -147,7 +220,10 @@ class Membership:
         else:
             consumer.assign(places)
         added = _places(partitions)
+        if self.paused and partitions:
+            consumer.pause(partitions)
         self.assigned.update(added)
+        self.began.update({(p.topic, p.partition): p.offset for p in places if p.offset >= 0})
         self.joined = True
         self._observer(PartitionsAssigned(self._pipeline, added))
 
@@ -166,7 +242,14 @@ class Membership:
     def _let_go(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = _places(partitions)
         self._upheaval.forget(places)
+        self._left.update(places)
+        self._drop_ahead(places)
         self.assigned.difference_update(places)
+        if self.paused:
+            # A pause outlives the assignment: see Passing.forget.
+            self._resume(places)
+        for place in places:
+            self.began.pop(place, None)
         if self._incremental:
             consumer.incremental_unassign(partitions)
         else:
@@ -177,7 +260,9 @@ class Membership:
         if error is None:
             return
         if error.fatal() or error.code() == KafkaError._FATAL or operator_must_act(error):  # noqa: SLF001  a public code
-            raise from_kafka(error, f"pipeline {self._pipeline!r}: consume {message.topic()}[{message.partition()}]")
+            topic = message.topic() or ""
+            doing = f"pipeline {self._pipeline!r}: consume {topic}[{message.partition()}]"
+            raise from_kafka(error, doing, topic)
         self._on_error(error)
 
     def _raise_fatal(self) -> None:
@@ -189,6 +274,22 @@ class Membership:
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001  a public code
             self._fatal = error
         self._observer(KafkaClientError(self._pipeline, "consumer", error.name(), error.str()))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _place(message: Message) -> Place:
+    return cast("Place", (message.topic(), message.partition()))
+
+
+def _mean_bytes(messages: Sequence[Message]) -> float:
+    """Give the mean size of values, and of key and headers as the last record has them."""
+    last = messages[-1]
+    pairs = headers_of(last) or ()
+    beside = len(last.key() or b"") + sum(len(name) + len(value or b"") for name, value in pairs)
+    return sum(map(len, messages)) / len(messages) + beside + 1
 
 
 def _places(partitions: Sequence[TopicPartition]) -> tuple[Place, ...]:
@@ -203,9 +304,10 @@ def runs(messages: Sequence[Message], topic: str | None = None) -> Iterator[tupl
         topic: Their topic, where it is known to be one: then it is not asked of each.
     """
     partitions = map(Message.partition, messages)
-    places = zip(repeat(topic) if topic is not None else map(Message.topic, messages), partitions, strict=False)
+    # A pair for each record costs more than everything else here.
+    marks: Iterable[Any] = partitions if topic else zip(map(Message.topic, messages), partitions, strict=True)
     start = 0
-    for place, run in groupby(places):
+    for mark, run in groupby(marks):
         end = start + len(list(run))
-        yield cast("Place", place), messages[start:end]
+        yield cast("Place", (topic, mark) if topic else mark), messages[start:end]
         start = end

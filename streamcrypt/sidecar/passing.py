@@ -14,6 +14,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from streamcrypt.clients.headers import UNREADABLE, headers_of, read_headers, unreadable
 from streamcrypt.errors import KeyServiceError, RecordTooLarge, StreamcryptError, again
 from streamcrypt.events import BatchDone, Observer, PartitionPaused, PartitionResumed, PlaintextPassed, RecordFailed
 from streamcrypt.sidecar.delivery import Delivery
@@ -30,14 +31,19 @@ from streamcrypt.sidecar.failures import (
 from streamcrypt.sidecar.holds import Gate, Hold
 from streamcrypt.sidecar.ledger import Ledger, Place, Progress
 from streamcrypt.sidecar.membership import Membership
-from streamcrypt.sidecar.safeguards import Evidence, Safeguards
+from streamcrypt.sidecar.safeguards import Safeguards
 from streamcrypt.sidecar.spec import Mode, PipelineSpec
 from streamcrypt.sidecar.topics import RouteProblem, Routes
 from streamcrypt.sidecar.transform import AS_IT_IS, PartitionWork, Transform
 
-__all__ = ["Passing"]
+__all__ = ["Passing", "Take"]
+
+Take = Callable[[Place, Sequence[Any]], None]
+"""Passes a run of records of one partition: :meth:`Passing.take`."""
 
 _BLOCK = 250
+# After a record that fails: what is taken out of its neighbours' messages may be taken out again.
+_BLOCK_AFTER_FAILURE = 64
 _PARTITION_BY_KEY = -1
 _NOW = 0
 # Of records of which a broker refuses one: few enough at first, fewer until the one is alone.
@@ -86,6 +92,8 @@ class Passing:
         self._work: dict[Place, tuple[PartitionWork, str, int]] = {}
         self._suspects: Progress = {}
         self._together = _SUSPECTS_TOGETHER
+        self._block = _BLOCK
+        self._tally = _Tally()
         self.holds: dict[Place, Hold] = {}
         self.passed = 0
 
@@ -118,6 +126,8 @@ class Passing:
             # The unit may have begun anew since the first of them.
             self._ledger.not_passed(place, messages[0].offset())
             raise
+        finally:
+            self._tell(place)
 
     def _take(self, place: Place, messages: Sequence[Any]) -> None:
         hold = self.holds.get(place)
@@ -166,67 +176,89 @@ class Passing:
     ) -> tuple[int, StreamcryptError | None]:
         """Pass the records of one partition in order; say how many passed, and what stopped the next one."""
         started = time.perf_counter()
-        # What passes as it is does not grow or shrink.
-        tally = _Tally(0 if work_instead else self._transform.growth)
         failure: StreamcryptError | None = None
+        passed_before = self._tally.passed
+        # What passes as it is does not grow or shrink.
+        growth = 0 if work_instead else self._transform.growth
         try:
             work, target, partition = self._work_of(place)
             work = work_instead or work
             self._ledger.touch(place, messages[0].offset())
             self._delivery.begin()
-            start = 0
+            start, block = 0, self._block
             while start < len(messages):
                 if start and self._delivery.overdue:
                     # Every record may have cost a call to the key service.
-                    self._ledger.passed(place, messages[start - 1].offset() + 1)
+                    self._note_passed(place, messages, start)
                     self._commit()
                     self._ledger.touch(place, messages[start].offset())
                     self._delivery.begin()
-                start += self._pass_block(place, messages[start : start + _BLOCK], work, target, partition, tally)
+                few = messages[start : start + block]
+                done = self._pass_block(place, few, work, target, partition, growth)
+                start += done
+                # Stopped short: the next one fails, most likely, and has to be met by itself.
+                block = 1 if done < len(few) else min(max(2 * block, _BLOCK_AFTER_FAILURE), _BLOCK)
+            self._block = block
         except (ConnectionLost, PipelineHalted):
             raise
         except StreamcryptError as error:
-            failure = error
+            # Its traceback holds this frame, which holds it and all records in hand: the collector alone frees that.
+            failure = error.with_traceback(None)
         except KafkaException as error:
             failure = self._not_produced(error, place)
         finally:
-            if tally.passed:
-                self._ledger.passed(place, messages[tally.passed - 1].offset() + 1)
+            passed = self._tally.passed - passed_before
+            if passed:
+                self._note_passed(place, messages, passed)
+            self._tally.seconds += time.perf_counter() - started
+        if failure is not None:
+            self._block = _BLOCK_AFTER_FAILURE
+        self.passed += passed
+        return passed, failure
+
+    def _note_passed(self, place: Place, messages: Sequence[Any], passed: int) -> None:
+        self._ledger.passed(place, messages[passed - 1].offset() + 1)
+        if (hold := self.holds.get(place)) is not None:
+            # A commit of what passed with the offset of what waited would have it twice, should we die then.
+            hold.passed = passed
+
+    def _tell(self, place: Place) -> None:
+        """Tell what came of a run of records: once, however often it stopped at a record that fails."""
+        tally, self._tally = self._tally, _Tally()
         if tally.passed:
-            self.passed += tally.passed
-            seconds = time.perf_counter() - started
             counts = (tally.passed, tally.bytes_in, tally.bytes_out, tally.tombstones)
-            self._observer(BatchDone(self._spec.name, place[0], *counts, seconds))
-        return tally.passed, failure
+            times = (tally.seconds, tally.transform_seconds)
+            self._observer(BatchDone(self._spec.name, place[0], *counts, *times, tally.as_it_is))
 
     def _pass_block(
-        self, place: Place, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, tally: _Tally
+        self, place: Place, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, growth: int
     ) -> int:
         """Pass a block of records, or as many of its first ones as can be done at once; say how many."""
         values: list[bytes | None] = list(map(Message.value, messages))
         keys: list[bytes | None] = list(map(Message.key, messages))
-        headers: list[Any] = list(map(Message.headers, messages))
-        transformed = work.block(values, keys, headers)
+        headers = read_headers(messages)
+        # One alone is met by itself: what it fails of is then looked for once.
+        began = time.perf_counter()
+        transformed = work.block(values, keys, headers) if len(values) > 1 else None
+        if transformed and work is not AS_IT_IS:
+            self._tally.transform_seconds += time.perf_counter() - began
         done = len(transformed[0]) if transformed else 0
         if done < len(messages) and done:
             # The next one does not open: those before it go first, and it is then met by itself.
             messages, values, keys, headers = messages[:done], values[:done], keys[:done], headers[:done]
         if done and self._evidence and self._evidence.look(*place, messages, values, headers):
             done = 0
-        sent: Iterable[tuple[bytes | None, Any]]
+        stamps = map(Message.timestamp, messages)
+        sent: Iterable[tuple[Any, bytes | None, bytes | None, Any]]
         if done and transformed:
-            sent = zip(*transformed, strict=True)
-        elif self._evidence:
-            sent = self._one_by_one(place, messages, work, self._evidence)
+            sent = zip(stamps, keys, *transformed, strict=True)
         else:
-            sent = map(work.one, values, keys, headers)
+            sent = self._one_by_one(place, messages, work)
         # Any: confluent-kafka's stubs want header lists that may hold text, and lists are invariant.
         produce: Any = self._delivery.producer.produce
         passed = 0
         try:
-            for (kind, timestamp), key, (value, pairs) in zip(
-                map(Message.timestamp, messages), keys, sent, strict=True
-            ):
+            for (kind, timestamp), key, value, pairs in sent:
                 sent_at = timestamp if kind else 0
                 try:
                     produce(target, value, key, partition, None, None, sent_at, pairs)
@@ -234,19 +266,21 @@ class Passing:
                     self._delivery.offer_again(target, value, key, partition, None, None, sent_at, pairs)
                 passed += 1
         finally:
-            tally.note(values[:passed])
+            self._tally.note(values[:passed], growth)
+            self._tally.as_it_is += passed if work is AS_IT_IS else 0
         return passed
 
     def _one_by_one(
-        self, place: Place, messages: Sequence[Any], work: PartitionWork, evidence: Evidence
-    ) -> Iterator[tuple[bytes | None, Any]]:
+        self, place: Place, messages: Sequence[Any], work: PartitionWork
+    ) -> Iterator[tuple[Any, bytes | None, bytes | None, Any]]:
         for message in messages:
-            value, headers = message.value(), message.headers()
-            sent = work.one(value, message.key(), headers)
-            violated = evidence.look(*place, [message], [value], [headers])
-            if violated is not None:
-                raise violated
-            yield sent
+            value, key, headers = message.value(), message.key(), headers_of(message)
+            sent = work.one(value, key, headers)
+            if self._evidence:
+                violated = self._evidence.look(*place, [message], [value], [headers])
+                if violated is not None:
+                    raise violated
+            yield message.timestamp(), key, *sent
 
     def _work_of(self, place: Place) -> tuple[PartitionWork, str, int]:
         known = self._work.get(place)
@@ -263,7 +297,8 @@ class Passing:
         if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
             return RecordTooLarge("the record is over the producer's message.max.bytes")
         self._delivery.not_produced(error.args[0])
-        raise from_kafka(error, f"pipeline {self._spec.name!r}: produce from {place[0]!r}") from None
+        doing = f"pipeline {self._spec.name!r}: produce from {place[0]!r}"
+        raise from_kafka(error, doing, self._spec.target_of(place[0])) from None
 
     def _is_suspect(self, place: Place, message: Any) -> bool:
         end = self._suspects.get(place)
@@ -319,12 +354,14 @@ class Passing:
     def _deal_with(self, place: Place, messages: Sequence[Any], error: StreamcryptError) -> bool:
         """Do what the policy says of the first of these records; say whether the others may follow."""
         message = messages[0]
+        if headers_of(message) is UNREADABLE:
+            error = unreadable()
         decision = verdict(error, self._spec.on_failure)
         if decision is Verdict.DEAD_LETTER:
             try:
                 self._bury(place, message, error)
             except KeyServiceError as away:
-                error, decision = away, Verdict.WAIT
+                error, decision = away.with_traceback(None), Verdict.WAIT
         if decision is Verdict.WAIT:
             self._hold(place, messages, error)
             if self._delivery.must_not_wait:
@@ -347,7 +384,9 @@ class Passing:
         """
         if self._letters is None:
             raise self._halted(place, message, "there is no dead-letter topic", "")
-        record = (message.value(), message.key(), message.headers())
+        headers = headers_of(message)
+        # What cannot be read cannot be kept.
+        record = (message.value(), message.key(), None if headers is UNREADABLE else headers)
         kind, timestamp = message.timestamp()
         self._ledger.touch(place, message.offset())
         try:
@@ -368,7 +407,8 @@ class Passing:
             self._transform.lost()
             self._delivery.not_produced(cause.args[0])
             if cause.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                raise from_kafka(cause, f"pipeline {self._spec.name!r}: produce a dead letter") from None
+                doing = f"pipeline {self._spec.name!r}: produce a dead letter"
+                raise from_kafka(cause, doing, self._spec.dead_letter) from None
             raise self._halted(place, message, f"its dead letter does not fit: {cause.args[0].str()}", "") from None
 
     def _halted(self, place: Place, message: Any, why: str, remedy: str) -> PipelineHalted:
@@ -383,8 +423,8 @@ class Passing:
         hold.add(messages)
         self.holds[place] = hold
         hold.join(self.holds.values())
-        kind = type(error).__name__
-        self._observer(PartitionPaused(self._spec.name, *place, hold.oldest, kind, str(error), error.remedy))
+        why = (type(error).__name__, str(error), error.remedy, error.request_id)
+        self._observer(PartitionPaused(self._spec.name, *place, hold.oldest, *why))
 
     def _shut(self, place: Place) -> StreamcryptError | None:
         """Give why a record of ``place`` need not even be tried: its target has no data key to seal with.
@@ -414,14 +454,16 @@ class Passing:
             self.holds[place] = self.holds.pop(place)
             # The client's position is ahead of what a hold has in hand.
             in_hand, self._ledger.in_hand = self._ledger.in_hand, True
-            self._try(place, hold, now)
+            try:
+                self._try(place, hold, now)
+            finally:
+                self._tell(place)
             self._ledger.in_hand = in_hand
 
     def _try(self, place: Place, hold: Hold, now: float) -> None:
         gate, messages = hold.gate, list(hold.messages)
         passed, error = self._pass(place, messages)
-        for _ in range(passed):
-            hold.messages.popleft()
+        hold.drop_passed()
         if error is None:
             del self.holds[place]
             self._go_on(place, hold, now)
@@ -458,17 +500,19 @@ class Passing:
 class _Tally:
     """What came of a run of records of one partition."""
 
-    growth: int
     passed: int = 0
     tombstones: int = 0
     bytes_in: int = 0
+    bytes_out: int = 0
+    seconds: float = 0.0
+    transform_seconds: float = 0.0
+    as_it_is: int = 0
 
-    def note(self, values: Sequence[bytes | None]) -> None:
-        """Count records that were passed."""
+    def note(self, values: Sequence[bytes | None], growth: int) -> None:
+        """Count records that were passed, whose values grew by ``growth`` bytes each."""
+        tombstones = values.count(None)
+        size = sum(map(len, filter(None, values)))
         self.passed += len(values)
-        self.tombstones += values.count(None)
-        self.bytes_in += sum(len(value) for value in values if value is not None)
-
-    @property
-    def bytes_out(self) -> int:
-        return self.bytes_in + self.growth * (self.passed - self.tombstones)
+        self.tombstones += tombstones
+        self.bytes_in += size
+        self.bytes_out += size + growth * (len(values) - tombstones)

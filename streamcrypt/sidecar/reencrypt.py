@@ -200,8 +200,8 @@ class NotedTransactions(Transactions):
     def _offset(self, place: Place, offset: int) -> TopicPartition:
         return TopicPartition(*place, offset, self._run.note(place))
 
-    def _note_committed(self, news: Progress, records: int, started: float) -> None:
-        super()._note_committed(news, records, started)
+    def _note_committed(self, news: Progress, records: int, started: float, opened: float = 0.0) -> None:
+        super()._note_committed(news, records, started, opened)
         self._run.reached(news)
 
 

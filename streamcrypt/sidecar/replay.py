@@ -16,6 +16,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from streamcrypt.clients.headers import UNREADABLE, headers_of
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import HeaderList, header_list
 from streamcrypt.errors import ConfigError, KeyServiceError, RecordTooLarge, StreamcryptError
@@ -245,7 +246,9 @@ class Replay:
         }
 
     def _replay(self, message: Any, refusal: StreamcryptError | None = None) -> None:
-        key, headers = message.key(), header_list(message.headers())
+        key, found = message.key(), headers_of(message)
+        # What cannot be read cannot be kept.
+        headers = [] if found is UNREADABLE else header_list(found)
         try:
             origin = Origin.read(headers)
         except MalformedLetter:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList, TopicSealer
 from streamcrypt.envelope.header import OUR_HEADERS
+from streamcrypt.events import DataKeysHeld, Event
+from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.sidecar.transform import HeaderLists, PartitionWork, Values
 
 __all__ = ["Reseal"]
@@ -27,6 +30,11 @@ class Reseal:
         self._decryptor = decryptor
         self._encryptor = encryptor
 
+    @property
+    def opener(self) -> Decryptor:
+        """See :class:`streamcrypt.sidecar.transform.Transform`."""
+        return self._decryptor
+
     def ready(self, target: str) -> None:
         """See :class:`streamcrypt.sidecar.transform.Transform`."""
         self._decryptor.ready()
@@ -42,9 +50,21 @@ class Reseal:
         self._decryptor.sweep()
         self._encryptor.sweep()
 
+    def key_facts(self, pipeline: str) -> Sequence[Event]:
+        """See :class:`streamcrypt.sidecar.transform.Transform`."""
+        return [DataKeysHeld(pipeline, self._decryptor.held), *self._encryptor.in_use(pipeline)]
+
     def lost(self) -> None:
         """See :class:`streamcrypt.sidecar.transform.Transform`."""
         self._encryptor.retire_all("failure")
+
+    def rotate(self) -> None:
+        """See :class:`streamcrypt.sidecar.transform.Transform`."""
+        self._encryptor.rotate()
+
+    def rotate_by(self, rotation: RotationPolicy) -> None:
+        """See :class:`streamcrypt.sidecar.transform.Transform`."""
+        self._encryptor.rotate_by(rotation)
 
     def close(self) -> None:
         """See :class:`streamcrypt.sidecar.transform.Transform`."""

@@ -5,7 +5,7 @@ Only the header changes, so the records of one data key cost one call between th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from streamcrypt.crypto.suites import OVERHEAD_BYTES
@@ -13,6 +13,8 @@ from streamcrypt.encryptor import HeaderList
 from streamcrypt.envelope.framing import MAGIC, Framing, Tombstones, frame_prefix, split_frame
 from streamcrypt.envelope.header import HEADER_NAME, TOMBSTONE_HEADER_NAME
 from streamcrypt.errors import ConfigError, KeyServiceError, MalformedEnvelope, PlaintextRejected, StreamcryptError
+from streamcrypt.events import Event
+from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.sidecar.rewrapper import Rewrapper
 from streamcrypt.sidecar.transform import HeaderLists, PartitionWork, Values
 
@@ -32,6 +34,7 @@ class Rewrap:
     """
 
     growth = 0
+    opener = None
 
     def __init__(
         self,
@@ -63,8 +66,18 @@ class Rewrap:
         """See :class:`streamcrypt.sidecar.transform.Transform`."""
         self._rewrapper.generations()
 
+    def key_facts(self, pipeline: str) -> Sequence[Event]:  # noqa: ARG002
+        """See :class:`streamcrypt.sidecar.transform.Transform`: no data key is opened here."""
+        return ()
+
     def lost(self) -> None:
         """See :class:`streamcrypt.sidecar.transform.Transform`: no number is spent here, so nothing is lost."""
+
+    def rotate(self) -> None:
+        """See :class:`streamcrypt.sidecar.transform.Transform`: data keys stay as they are."""
+
+    def rotate_by(self, rotation: RotationPolicy) -> None:
+        """See :class:`streamcrypt.sidecar.transform.Transform`: data keys stay as they are."""
 
     def close(self) -> None:
         """See :class:`streamcrypt.sidecar.transform.Transform`."""

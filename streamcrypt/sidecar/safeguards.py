@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException
 
+from streamcrypt.clients.headers import headers_of
 from streamcrypt.encryptor import HeaderList
 from streamcrypt.envelope.sequence import SequenceMode, SequenceVerifier, tell
 from streamcrypt.errors import ConfigError, SequenceViolated
@@ -111,7 +112,7 @@ class Safeguards:
         if topic not in self.cutover.topics:
             return 0
         for count, message in enumerate(messages):
-            if not self.cutover.admits(topic, partition, message.offset(), message.value(), message.headers()):
+            if not self.cutover.admits(topic, partition, message.offset(), message.value(), headers_of(message)):
                 return count
         return len(messages)
 

@@ -13,7 +13,15 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 from streamcrypt.errors import StreamcryptError
 from streamcrypt.sidecar.spec import PipelineSpec, Start
 
-__all__ = ["RouteProblem", "Routes", "ask", "begin_at_latest", "is_compacted", "start_where_uncommitted"]
+__all__ = [
+    "RouteProblem",
+    "Routes",
+    "ask",
+    "begin_at_latest",
+    "begins_at_latest",
+    "is_compacted",
+    "start_where_uncommitted",
+]
 
 _METADATA_TIMEOUT = 5.0
 # A rebalance callback waits for this, and the end of the process waits for the callback.
@@ -62,6 +70,13 @@ class Routes:
         """The topics to read that exist, in order of name."""
         return tuple(sorted(topic for topic in self.partitions if self.spec.reads(topic)))
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The topics that are named, or follow from what is read, and that no listing shows."""
+        named = [source for source in self.spec.sources if not source.startswith("^")]
+        wanted = [*named, *map(self.spec.target_of, (*named, *self.sources)), self.spec.dead_letter]
+        return tuple(dict.fromkeys(topic for topic in wanted if topic and topic not in self.partitions))
+
     def check(self) -> None:
         """Hold the cluster to what the pipeline needs at its start.
 
@@ -92,8 +107,8 @@ class Routes:
         count = self.partitions.get(target)
         if count is None:
             raise RouteProblem(
-                f"pipeline {self.spec.name!r}: the target topic {target!r} does not exist",
-                remedy="Create it, or correct 'to'.",
+                f"pipeline {self.spec.name!r}: the target topic {target!r} does not exist, or may not be seen",
+                remedy="Create it, correct 'to', or allow this login to Write it.",
             )
         if self.spec.keep_partition and partition >= count:
             raise RouteProblem(
@@ -115,9 +130,7 @@ def begin_at_latest(spec: PipelineSpec, consumer: Consumer, routes: Routes) -> N
         KafkaException: The cluster did not answer.
     """
     partitions = [TopicPartition(topic, p) for topic in routes.sources for p in range(routes.partitions[topic])]
-    if spec.start is not Start.LATEST or not partitions:
-        return
-    if any(p.offset >= 0 for p in _committed(consumer, partitions)):
+    if not begins_at_latest(spec, consumer, partitions):
         return
     offsets = []
     for place in partitions:
@@ -131,6 +144,17 @@ def begin_at_latest(spec: PipelineSpec, consumer: Consumer, routes: Routes) -> N
         # Another member has joined meanwhile, and it did this before it joined.
         if not any(p.offset >= 0 for p in _committed(consumer, partitions)):
             raise
+
+
+def begins_at_latest(spec: PipelineSpec, consumer: Consumer, partitions: list[TopicPartition]) -> bool:
+    """Say whether the group would begin at the ends: it starts there, and has never committed anything.
+
+    Raises:
+        KafkaException: The cluster did not answer.
+    """
+    if spec.start is not Start.LATEST or not partitions:
+        return False
+    return not any(p.offset >= 0 for p in _committed(consumer, partitions))
 
 
 def start_where_uncommitted(consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:

@@ -12,7 +12,15 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from streamcrypt.events import Observer, UnitGivenUp
 from streamcrypt.sidecar.delivery import Delivery
-from streamcrypt.sidecar.failures import ConnectionLost, UnitFailed, from_kafka, is_fence
+from streamcrypt.sidecar.failures import (
+    ConnectionLost,
+    UnitFailed,
+    blames_record,
+    from_kafka,
+    is_cause,
+    is_fence,
+    operator_must_act,
+)
 from streamcrypt.sidecar.ledger import Place, Progress
 
 __all__ = ["Transactions"]
@@ -111,7 +119,7 @@ class Transactions(Delivery):
             self._insist("send_offsets_to_transaction", bounded, patience)
         self._insist("commit_transaction", self.producer.commit_transaction, patience)
         self._open = False
-        self._note_committed(news, records, started)
+        self._note_committed(news, records, started, time.monotonic() - self._since)
         return True
 
     def _offset(self, place: Place, offset: int) -> TopicPartition:
@@ -127,13 +135,39 @@ class Transactions(Delivery):
         was_open = self._open
         if was_open:
             # All reports come in meanwhile: of records that were refused, and of those that were dropped for it.
-            self._insist("abort_transaction", self.producer.abort_transaction, self._patience)
+            failure = self._asked(failure)
+            self._abort(failure)
             self._open = False
         failure = self._explained(failure)
         self._failure = self._failed_at = None
         if was_open:
             self._observer(UnitGivenUp(self._pipeline, failure.cause.name(), failure.cause.str()))
         return failure
+
+    def _asked(self, failure: UnitFailed) -> UnitFailed:
+        """Ask for the cause where records were only dropped because of it: librdkafka may report those first."""
+        if is_cause(self._explained(failure).cause):
+            return failure
+        try:
+            # Refused in any case while a transaction is open; in one that failed, with what it failed for.
+            self.producer.begin_transaction()
+        except KafkaException as error:
+            cause = error.args[0]
+            if cause.txn_requires_abort() and not is_fence(cause):
+                self._failure = self._failed_at = None
+                return UnitFailed(cause)
+        return failure
+
+    def _abort(self, failure: UnitFailed) -> None:
+        try:
+            self._insist("abort_transaction", self.producer.abort_transaction, self._patience)
+        except ConnectionLost:
+            # A transaction that got no partition for want of a right cannot be aborted: that right is what is told.
+            cause = self._explained(failure)
+            if operator_must_act(cause.cause) and not blames_record(cause.cause):
+                topic = cause.target[0] if cause.target else ""
+                raise from_kafka(cause.cause, f"pipeline {self._pipeline!r}", topic) from None
+            raise
 
     def close(self) -> None:
         """As :meth:`Delivery.close`; a producer with a call that does not return is left to itself."""

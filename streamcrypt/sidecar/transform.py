@@ -9,7 +9,9 @@ from typing import Protocol
 from streamcrypt.crypto.suites import OVERHEAD_BYTES
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import LANE_UNKNOWN, Encryptor, HeaderList, TopicSealer
+from streamcrypt.events import DataKeysHeld, Event
 from streamcrypt.keys.provider import KeyProvider
+from streamcrypt.keys.rotation import RotationPolicy
 
 __all__ = ["AS_IT_IS", "Open", "PartitionWork", "Seal", "Transform"]
 
@@ -48,6 +50,11 @@ class Transform(Protocol):
     growth: int
     """Bytes by which a value grows."""
 
+    @property
+    def opener(self) -> Decryptor | None:
+        """What opens records, for data keys to be looked ahead; None where nothing is opened."""
+        ...
+
     def ready(self, target: str) -> None:
         """Have at hand what the first record needs.
 
@@ -64,8 +71,20 @@ class Transform(Protocol):
         """Tidy up where no record comes."""
         ...
 
+    def key_facts(self, pipeline: str) -> Sequence[Event]:
+        """Give what is to be told now and then of the data keys at hand."""
+        ...
+
     def lost(self) -> None:
         """Records that were sealed may not have arrived: start afresh."""
+        ...
+
+    def rotate(self) -> None:
+        """Drop the data keys that seal, on any thread: the next record gets a new one."""
+        ...
+
+    def rotate_by(self, rotation: RotationPolicy) -> None:
+        """Replace the data keys that seal by another policy, on any thread."""
         ...
 
     def close(self) -> None:
@@ -83,6 +102,7 @@ class Seal:
     """
 
     growth = OVERHEAD_BYTES
+    opener = None
 
     def __init__(
         self, encryptor: Encryptor, letters: Encryptor | None = None, letter_keys: KeyProvider | None = None
@@ -104,10 +124,25 @@ class Seal:
         for encryptor in filter(None, (self._encryptor, self._letters)):
             encryptor.sweep()
 
+    def key_facts(self, pipeline: str) -> Sequence[Event]:
+        """See :class:`Transform`."""
+        encryptors = filter(None, (self._encryptor, self._letters))
+        return [fact for encryptor in encryptors for fact in encryptor.in_use(pipeline)]
+
     def lost(self) -> None:
         """See :class:`Transform`."""
         for encryptor in filter(None, (self._encryptor, self._letters)):
             encryptor.retire_all("failure")
+
+    def rotate(self) -> None:
+        """See :class:`Transform`."""
+        for encryptor in filter(None, (self._encryptor, self._letters)):
+            encryptor.rotate()
+
+    def rotate_by(self, rotation: RotationPolicy) -> None:
+        """See :class:`Transform`."""
+        for encryptor in filter(None, (self._encryptor, self._letters)):
+            encryptor.rotate_by(rotation)
 
     def close(self) -> None:
         """See :class:`Transform`."""
@@ -125,6 +160,11 @@ class Open:
     def __init__(self, decryptor: Decryptor) -> None:
         self._decryptor = decryptor
 
+    @property
+    def opener(self) -> Decryptor:
+        """See :class:`Transform`."""
+        return self._decryptor
+
     def ready(self, target: str) -> None:  # noqa: ARG002
         """See :class:`Transform`."""
         self._decryptor.ready()
@@ -137,7 +177,17 @@ class Open:
         """See :class:`Transform`."""
         self._decryptor.sweep()
 
+    def key_facts(self, pipeline: str) -> Sequence[Event]:
+        """See :class:`Transform`."""
+        return [DataKeysHeld(pipeline, self._decryptor.held)]
+
     def lost(self) -> None:
+        """See :class:`Transform`."""
+
+    def rotate(self) -> None:
+        """See :class:`Transform`."""
+
+    def rotate_by(self, rotation: RotationPolicy) -> None:
         """See :class:`Transform`."""
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Message
 
+from streamcrypt.clients.headers import headers_of
 from streamcrypt.crypto.data_key import DataKey
 from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import HeaderList
@@ -139,7 +140,7 @@ class Opener:
                 self._wait(topic, partition, message.offset(), error)
 
     def _one(self, topic: str, partition: int, message: Any) -> Opened:
-        value, headers = message.value(), message.headers() or []
+        value, headers = message.value(), headers_of(message) or []
         bare = is_bare(value, headers)
         if bare and self._may_be_bare(topic, partition, message):
             return _as_seen(message, value, headers, value)

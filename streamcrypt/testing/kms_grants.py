@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,7 +78,9 @@ def _create_grant(call: Call) -> Members:
     grant = next((grant for grant in key.grants.values() if name and _terms(grant) == wanted), None)
     if grant is None:
         token = base64.b64encode(os.urandom(_TOKEN_BYTES)).decode("ascii")
-        grant = Grant(os.urandom(32).hex(), name, call.world.clock(), grantee, retiring, operations, constraints, token)
+        grant = Grant(
+            secrets.token_hex(32), name, call.world.clock(), grantee, retiring, operations, constraints, token
+        )
         key.grants[grant.id] = grant
         call.world.tokens[token] = (key, grant)
     return {"GrantId": grant.id, "GrantToken": grant.token}

@@ -6,6 +6,7 @@ Source: the AWS KMS API reference (version 2014-11-01), the developer guide's "K
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,7 +74,7 @@ class KeyMaterial:
     @classmethod
     def generate(cls) -> KeyMaterial:
         """Make a random material."""
-        return cls(os.urandom(32).hex(), os.urandom(32))
+        return cls(secrets.token_hex(32), os.urandom(32))
 
 
 @dataclass(frozen=True, slots=True)

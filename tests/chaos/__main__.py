@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.broker import private_broker
 from tests.chaos.closing import fail_closed
 from tests.chaos.poisoning import poisoned
+from tests.chaos.reloading import reloads
 from tests.chaos.scenarios import (
     Context,
     Outcome,
@@ -27,6 +28,7 @@ from tests.chaos.scenarios import (
     zombies,
 )
 from tests.chaos.stage import BROKER
+from tests.log_scan import SCAN
 
 Play = Callable[[Context], Outcome]
 
@@ -57,6 +59,8 @@ def plays(minutes: float, scale: float) -> dict[str, tuple[str, Play]]:
         "closed": (once, fail_closed),
         "closed-at-least-once": (least, fail_closed),
         "poison": (once, lambda c: poisoned(c, records=many(100_000), poison=many(100_000) // 100)),
+        "reload": (once, lambda c: reloads(c, records=many(100_000), count=20)),
+        "reload-at-least-once": (least, lambda c: reloads(c, records=many(100_000), count=20)),
         "kms": (once, lambda c: kms_outages(c, seconds=seconds)),
         "mixed": (once, lambda c: mixed(c, seconds=seconds)),
     }
@@ -69,6 +73,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="of KMS faults, and of mixed faults")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of records")
     parser.add_argument("--only", nargs="*", metavar="NAME", choices=list(plays(1, 1)), help="these scenarios")
+    parser.add_argument("--workers", type=int, default=1, help="processes of each member (default: 1)")
     parser.add_argument("--report", type=Path, help="where the JSON report goes (default: beside the logs)")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
@@ -80,12 +85,14 @@ def main() -> int:
     with contextlib.closing(private_broker(config=BROKER)) as broker:
         for number, name in enumerate(names):
             delivery, play = chosen[name]
-            context = Context(broker, directory / name, seed + number if not options.only else seed, delivery)
+            shift = 0 if options.only else number
+            context = Context(broker, directory / name, seed + shift, delivery, options.workers)
             outcomes.append(_played(name, play, context))
     report = {
         "seed": seed,
         "minutes": options.minutes,
         "scale": options.scale,
+        "workers": options.workers,
         "scenarios": list(map(_as_json, outcomes)),
     }
     path = options.report or directory / "report.json"
@@ -98,12 +105,17 @@ def main() -> int:
 def _played(name: str, play: Play, context: Context) -> Outcome:
     print(f"{time.strftime('%H:%M:%S')} {name} …", flush=True)
     began = time.monotonic()
-    try:
-        outcome = play(context)
-    except Exception as error:
-        traceback.print_exc()
-        outcome = Outcome(name, context.seed)
-        outcome.findings.add("broken off", f"{type(error).__name__}: {error}")
+    with SCAN.open() as scan:
+        try:
+            outcome = play(context)
+        except Exception as error:
+            traceback.print_exc()
+            outcome = Outcome(name, context.seed)
+            outcome.findings.add("broken off", f"{type(error).__name__}: {error}")
+        before, leaks = scan.scanned, scan.look()
+        outcome.figures["bytes of logs searched"] = scan.scanned - before
+        for leak in leaks:
+            outcome.findings.add("in a log", leak)
     verdict = "VIOLATED" if outcome.findings else "held"
     print(f"  {verdict} in {time.monotonic() - began:.0f} s: {outcome.name}", flush=True)
     for line in _lines(outcome):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from tests.chaos.poison import CONTEXT, ELSEWHERE, KINDS, Bottle, Poisoned
 from tests.chaos.records import Arrived, Book, Record, arrived
 from tests.chaos.scenarios import Context, Outcome
 from tests.chaos.traffic import Follower, Loader
-from tests.sidecar import Sidecar, config_of
+from tests.log_scan import SCAN
+from tests.sidecar import Sidecar, config_of, environment
 
 __all__ = ["poisoned"]
 
@@ -46,7 +48,7 @@ class _Rig:
         self.sealed, self.opened, self.letters = (
             broker.create_topic(unique_name(name), PARTITIONS) for name in ("sealed", "opened", "letters")
         )
-        own, foreign = random.SystemRandom().randbytes(32), random.SystemRandom().randbytes(32)
+        own, foreign = os.urandom(32), os.urandom(32)
         self.keys = sc.LocalKeyProvider({"own": own}, "own")
         self.foreign = sc.LocalKeyProvider({"foreign": foreign}, "foreign")
         self.both = sc.LocalKeyProvider({"own": own, "foreign": foreign}, "own")
@@ -77,7 +79,9 @@ class _Rig:
         path = self.directory / f"{unique_name('config')}.yaml"
         path.write_text(json.dumps(self.config(keys, **sections)))
         command = [sys.executable, "-m", "streamcrypt", "replay", str(path), self.letters, "--reason", reason]
-        return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=180, check=False)
+        SCAN.add(done.stderr)
+        return done
 
     def read(self, topic: str) -> list[Arrived]:
         """Everything on a topic, read committed."""

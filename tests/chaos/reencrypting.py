@@ -27,6 +27,7 @@ import streamcrypt as sc
 from streamcrypt.envelope.header import HEADER_NAME
 from streamcrypt.testing import KMSServer
 from tests.broker import Broker, private_broker, wait_until
+from tests.log_scan import SCAN
 from tests.sidecar import config_of, environment, kms_keys
 
 PARTITIONS = 6
@@ -91,9 +92,10 @@ def high(broker: Broker, topic: str) -> int:
 def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a command with the configuration."""
     command = [sys.executable, "-m", "streamcrypt", arguments[0], str(path), *arguments[1:]]
-    return subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
+    with SCAN.sink() as log:
+        return subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
 
 
 def run(path: Path, *arguments: str) -> tuple[int, str, float]:
@@ -123,7 +125,9 @@ def main() -> None:
         tempfile.TemporaryDirectory() as directory,
     ):
         os.environ |= {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "test"}
-        scenario(broker, kms, Path(directory), given.records, given.how)
+        with SCAN.open() as scan:
+            scenario(broker, kms, Path(directory), given.records, given.how)
+            check("no log holds plaintext or a key", holds=not scan.look())
 
 
 def scenario(broker: Broker, kms: KMSServer, directory: Path, records: int, how: str) -> None:

@@ -22,6 +22,8 @@ from tests.chaos.stage import PARTITIONS, Stage
 __all__ = ["Context", "Outcome", "broker_restarts", "deleted_target", "kills", "kms_outages", "mixed", "zombies"]
 
 _DRAIN = 120.0
+# Of the kills of a member with several workers, how many hit the whole of it.
+_WHOLE = 0.25
 # With its header, what brokers take by default.
 _LARGEST = 1_048_000
 
@@ -56,18 +58,20 @@ class Context:
         directory: For configurations and logs.
         seed: Of every chance.
         delivery: exactly_once or at_least_once.
+        workers: Processes of each member.
     """
 
     broker: Broker
     directory: Path
     seed: int
     delivery: str = "exactly_once"
+    workers: int = 1
 
     def stage(self, name: str, **options: Any) -> Stage:
         """Set the stage of one scenario."""
         directory = self.directory / f"{name.replace(' ', '-')}-{self.delivery}"
         directory.mkdir(parents=True, exist_ok=True)
-        return Stage(self.broker, directory, self.seed, delivery=self.delivery, **options)
+        return Stage(self.broker, directory, self.seed, delivery=self.delivery, workers=self.workers, **options)
 
 
 def _finish(outcome: Outcome, stage: Stage, seconds: float = _DRAIN) -> None:
@@ -87,7 +91,8 @@ def kills(
 ) -> Outcome:
     """Kill -9 at random instants under load, and start again at once.
 
-    They fall into bursts of records and anywhere else: start, join, idling, commit. ``large``: one record in 500 is as
+    They fall into bursts of records and anywhere else: start, join, idling, commit. Of a member with several workers,
+    three in four hit one of the workers, which its supervisor starts again. ``large``: one record in 500 is as
     large as brokers take by default.
     """
     name = f"{kills} kills, {members} members, {protocol} protocol, {context.delivery}"
@@ -98,17 +103,20 @@ def kills(
         share = records // (kills + 1)
         for _ in range(kills):
             victim = stage.dice.choice(stage.members)
-            if context.delivery == "at_least_once":
+            if context.delivery == "at_least_once" or context.workers > 1:
                 # A member of no fixed name waits for the session of the one that was killed: idle, it shows nothing.
+                # A supervisor ends where a worker does before it was ever ready: then there is nothing to restart.
                 victim.ready()
             time.sleep(stage.dice.uniform(0.0, 2.5))
             stage.loader.send(share)
             time.sleep(stage.dice.uniform(0.0, 0.5))
-            victim.kill()
-            victim.start()
+            if context.workers == 1 or stage.dice.random() < _WHOLE or not victim.kill_worker(stage.dice):
+                victim.kill()
+                victim.start()
         stage.loader.send(records - stage.loader.sent)
         _finish(outcome, stage)
         outcome.figures["kills"] = kills
+        outcome.figures["of one worker"] = sum(member.workers_killed for member in stage.members)
     return outcome
 
 
@@ -161,8 +169,8 @@ def _play(
             faults,
             began,
             calls,
-            members=len(stage.members),
-            processes=outcome.figures["process starts"] + stage.guests_made,
+            members=len(stage.members) * context.workers,
+            processes=(outcome.figures["process starts"] + stage.guests_made) * context.workers,
         )
         outcome.figures["kms"] = budget.figures
         for what in budget.exceeded:

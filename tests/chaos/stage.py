@@ -59,6 +59,7 @@ class Member:
         self.name = name
         self.config = config
         self.starts = 0
+        self.workers_killed = 0
         self._directory = directory
         self._clock = directory / f"{name}.clock"
         self._clock.write_bytes(bytes(16))
@@ -79,10 +80,24 @@ class Member:
         return self
 
     def ready(self, pipelines: int = 2) -> Self:
-        """Return once its pipelines are ready."""
+        """Return once its pipelines are ready, in each of its workers."""
         assert self.sidecar is not None
-        self.sidecar.ready(pipelines)
+        self.sidecar.ready(pipelines * self.config.get("workers", 1))
         return self
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of its workers that it started last; none where it is one process."""
+        return list({event["worker"]: event["pid"] for event in self.events("worker.started")}.values())
+
+    def kill_worker(self, dice: random.Random) -> bool:
+        """End one of its worker processes without a goodbye; False where it has none that runs."""
+        if not self.alive or not self.workers:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(dice.choice(self.workers), signal.SIGKILL)
+            self.workers_killed += 1
+        return True
 
     def kill(self) -> None:
         """End it without a goodbye."""
@@ -95,9 +110,12 @@ class Member:
         return self.sidecar.stop(seconds=seconds)
 
     def signal(self, how: signal.Signals) -> None:
-        """Signal it, where it runs."""
+        """Signal it and its workers, where it runs."""
         if self.alive and self.sidecar is not None:
             self.sidecar.process.send_signal(how)
+            for pid in self.workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, how)
 
     def jump(self, wall: float, suspended: float) -> None:
         """Move its clocks by so many seconds from the truth."""
@@ -137,6 +155,7 @@ class Stage:
         rotation: As in the configuration.
         protocol: Of the consumer groups: classic, or consumer (KIP-848).
         jumps: Whether the members' clocks can be moved.
+        workers: Processes of each member.
     """
 
     def __init__(
@@ -152,6 +171,7 @@ class Stage:
         rotation: dict[str, Any] | None = None,
         protocol: str = "classic",
         jumps: bool = False,
+        workers: int = 1,
     ) -> None:
         self.broker, self.directory, self.seed, self.delivery = broker, directory, seed, delivery
         self.dice = random.Random(seed)
@@ -172,6 +192,7 @@ class Stage:
             },
             "keys": {"provider": "aws-kms", "key_id": KEY, "region": self.kms.region, "endpoint_url": self.gate.url},
             "rotation": rotation or {"max_messages": 1_000},
+            "workers": workers,
             "http": {"port": 0},
             "log": {"level": "info"},
             "pipelines": [

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 import streamcrypt as sc
 from streamcrypt.testing import KMSServer
-from tests.broker import unique_name
+from tests.broker import unique_name, wait_until
 from tests.sidecar import COMPLAINT, STOPPED, Sidecar, config_of, keyring_at, kms_keys, marked
 
 HEADER = "streamcrypt"
@@ -51,6 +51,11 @@ def test_encrypting_and_decrypting_bring_back_byte_identical_records(broker, tmp
     )
     with Sidecar(tmp_path, config) as sidecar:
         sidecar.committed(2 * len(records))
+        misses = sidecar.metric("streamcrypt_decrypt_cache_misses_total", how="unwrapped")
+        hits = sidecar.metric("streamcrypt_decrypt_cache_hits_total")
+        assert (misses, hits) == (11, len(records) - 1 - 11)
+        assert sidecar.metric("streamcrypt_transform_seconds_count", mode="decrypt") >= 1
+        wait_until(lambda: sidecar.metric("streamcrypt_decrypt_cache_entries") == 11, "the gauge of the cache")
         assert sidecar.stop() == 0
     distinct = {v for m in broker.read(sealed) for name, v in m.headers() or () if name == HEADER}
     assert len(distinct) == 11

@@ -126,6 +126,17 @@ def test_metrics_and_health_are_served_from_the_start_and_match_the_records(brok
         wait_until(
             lambda: sidecar.metric("streamcrypt_partitions_assigned", pipeline=name) == 2, "the gauge of partitions"
         )
+        assert sidecar.metric("streamcrypt_records_read_total", pipeline=name, topic=source) == 51
+        assert sidecar.metric("streamcrypt_transaction_seconds_count", pipeline=name) >= 1
+
+        def is_told_of_each_turn():
+            lags = sidecar.get("/metrics")[1].count("streamcrypt_consumer_lag_records{")
+            behind = sidecar.metric("streamcrypt_consumer_lag_records", pipeline=name)
+            return (lags, behind, sidecar.metric("streamcrypt_data_keys_live", topic=target)) == (2, 0, 1)
+
+        wait_until(is_told_of_each_turn, "no lag of two partitions, and a data key in use")
+        assert 0 < sidecar.metric("streamcrypt_data_key_records", topic=target) <= 20
+        assert sidecar.metric("streamcrypt_loop_turns_total", pipeline=name) >= 1
         assert sidecar.get("/nothing")[0] == 404
 
 

@@ -89,7 +89,12 @@ def _go_through(broker, tmp_path, kms, topics, outages):
             sent += 240
             paused = sidecar.wait_for("partition.paused", where=lambda e, error=error: e["error"] == error, after=seen)
             assert paused["topic"] == source, outage
-            assert sidecar.get("/readyz")[0] == 503, outage
+            status, answer = sidecar.get("/readyz")
+            assert status == 503, outage
+            (reason,) = json.loads(answer)["reasons"]
+            assert reason["pipeline"] == config["pipelines"][0]["name"], outage
+            assert error in reason["reason"], outage
+            assert (reason["since"][-1], list(reason["partitions"])) == ("Z", [source]), outage
             assert sidecar.get("/healthz")[0] == 200, outage
             assert len(broker.read(target)) < sent, outage
             _heal(kms)
@@ -126,6 +131,8 @@ def test_while_kms_is_away_a_decrypting_pipeline_waits_and_goes_on_by_itself(bro
         assert sidecar.get("/readyz")[0] == 503
         assert sidecar.get("/healthz")[0] == 200
         assert broker.read(opened) == []
+        # Of paused partitions nothing is fetched, and still it is seen how many records wait.
+        wait_until(lambda: sidecar.metric("streamcrypt_consumer_lag_records") >= 300, "the lag")
         _heal(kms)
         sidecar.committed(300)
         assert sidecar.of("record.failed") == []

@@ -20,6 +20,7 @@ from streamcrypt import (
 from streamcrypt.events import DataKeyRetired, PartitionPaused
 from streamcrypt.testing import CollectingObserver
 from streamcrypt.testing.slow_keys import DECRYPT, ScriptedKeyProvider
+from tests.odd_headers import send
 from tests.wrapping import SECONDS, eventually, ours, take, unique
 
 AWAY = KeyUnavailable("KMS is away", operation="Decrypt")
@@ -100,6 +101,31 @@ def test_a_group_reads_what_was_sealed_and_goes_on_where_it_stopped(world) -> No
     expected = {str(n).encode(): (f"value {n}".encode(), [("n", str(n).encode())]) for n in range(40)}
     assert {message.key(): (message.value(), message.headers()) for message in found} == expected
     assert len(found) == 40
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # kafka-python's own
+@pytest.mark.parametrize("batch", [1, 100], ids=["poll", "consume"])
+def test_a_header_name_that_is_no_text_fails_its_record_and_nothing_else(world, batch) -> None:
+    """confluent-kafka raises when it is first asked for such headers, and gives a null pointer from then on."""
+    sealed = [world.encryptor.encrypt(world.topic, b"value %d" % n, b"%d" % n) for n in range(6)]
+    send(world.broker.bootstrap, world.topic, [(v, b"%d" % n, h, n in (2, 3)) for n, (v, h) in enumerate(sealed)])
+    consumer = world.consumer()
+    consumer.subscribe([world.topic])
+    found: list[Message] = []
+
+    def all_there() -> bool:
+        got = consumer.consume(batch, 0.2) if batch > 1 else [consumer.poll(0.2)]
+        found.extend(message for message in got if message is not None)
+        return len(found) == 6
+
+    eventually(all_there, "all six")
+    failed = {int(m.key()): failure_of(m) for m in found if m.error() is not None}
+    assert [(n, type(failure).__name__) for n, failure in failed.items()] == [
+        (2, "MalformedEnvelope"),
+        (3, "MalformedEnvelope"),
+    ]
+    assert all(m.headers() is None for m in found if m.error() is not None)
+    assert [m.value() for m in found if m.error() is None] == [b"value %d" % n for n in (0, 1, 4, 5)]
 
 
 def test_a_record_over_the_topics_limit_retires_the_data_key(broker) -> None:

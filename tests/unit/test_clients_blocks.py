@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 import streamcrypt as sc
+from streamcrypt.clients.headers import UNREADABLE
+from streamcrypt.events import RecordFailed
+from streamcrypt.testing import CollectingObserver
 
 KINDS = ("sealed", "other key", "headers", "tombstone", "proved tombstone", "altered", "plaintext", "short", "error")
 KEYS = sc.LocalKeyProvider.generate()
@@ -86,4 +90,43 @@ def test_more_records_than_one_block_open_whole():
     assert consumer._open_all(batch)
     assert [message.value() for message in batch] == [b"%d" % n for n in range(700)]
     assert {message.headers() for message in batch} == {None}
+    consumer.close()
+
+
+def test_a_record_whose_headers_cannot_be_read_is_raised_with_the_reason_and_its_bytes():
+    """What is raised is what the message carries."""
+    decryptor, seen = sc.Decryptor(KEYS), CollectingObserver()
+    consumer = sc.DecryptingConsumer(
+        {"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0},
+        decryptor=decryptor,
+        on_error="raise",
+        observer=seen,
+    )
+    message = _message(("t", 0), 7, "sealed", {"value": b"sealed bytes", "headers": None})
+    message.set_headers(UNREADABLE)
+    assert not consumer._open_all([message])
+    with pytest.raises(sc.MalformedEnvelope, match="not UTF-8") as raised:
+        consumer._go_on(1, 0.0, 0.0, lambda _count, _seconds: [])
+    assert (raised.value.sealed_value, message.headers()) == (b"sealed bytes", None)
+    assert "not UTF-8" in seen.of(RecordFailed)[0].detail
+    assert UNREADABLE == [("streamcrypt", b"")]
+    consumer.close()
+
+
+def test_an_interrupt_while_keys_are_looked_ahead_loses_no_record():
+    """The batch is held, and handed over by the next call."""
+
+    class Interrupted(sc.Decryptor):
+        def look_ahead(self, *_args: object, **_options: object) -> int:
+            raise KeyboardInterrupt
+
+    consumer = sc.DecryptingConsumer(
+        {"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0}, decryptor=Interrupted(KEYS)
+    )
+    consumer._misses = -1
+    batch = [_message(("t", 0), n, "sealed", _record("sealed", n)) for n in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        consumer._open_all(batch)
+    found = consumer._go_on(3, 0.0, 0.0, lambda _count, _seconds: [])
+    assert [message.value() for message in found] == [b"0", b"1", b"2"]
     consumer.close()

@@ -12,9 +12,7 @@ import yaml
 
 from streamcrypt.config import ConfigProblems, Problem, Settings, load
 from streamcrypt.config.librdkafka import KNOWN, REFUSED, is_known
-from streamcrypt.config.pending import NOT_YET
 from streamcrypt.config.problems import MAX_LINES
-from streamcrypt.config.sections import Section
 from streamcrypt.crypto.suites import Suite
 from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.errors import ConfigError
@@ -170,6 +168,25 @@ def test_instance_is_pod_name_then_host_name(file, monkeypatch):
     assert loaded(file, BASE).pipelines[0].instance == "host-1"
     named = loaded(file, changed(pipeline={"instance": "blue"}), {"POD_NAME": "pod-7"}).pipelines[0]
     assert named.member() == "streamcrypt-protect.blue.0"
+    assert named.member(3) == "streamcrypt-protect.blue.3"
+
+
+def test_workers_are_a_number_or_one_for_each_usable_cpu(file, monkeypatch):
+    """Automatic is what affinity and control groups leave; the environment may say either."""
+    monkeypatch.setattr("streamcrypt.config.model.usable_cpus", lambda: 5)
+    assert loaded(file, changed(workers=3)).worker_count == 3
+    assert loaded(file, changed(workers="auto")).worker_count == 5
+    assert loaded(file, BASE, {"STREAMCRYPT__WORKERS": "auto"}).worker_count == 5
+    assert loaded(file, BASE, {"STREAMCRYPT__WORKERS": "2"}).worker_count == 2
+
+
+def test_a_text_that_was_read_before_is_taken_instead_of_the_file(file):
+    """A second process runs with what the first one read, whatever became of the file; places name it all the same."""
+    first = loaded(file, changed(workers=3))
+    file.write_text("not: {valid")
+    again = load(file, {}, first.text)
+    assert (again, again.text) == (first, first.text)
+    assert again.where("workers") == first.where("workers")
 
 
 def test_keyring_path_starts_at_the_file(file):
@@ -382,6 +399,7 @@ def test_values_below_kafka_are_never_quoted(file):
         ("\tkafka: 1", "is no YAML"),
         ("a: 1\n---\nb: 2", "is no YAML"),
         ("a: \x01", "is no YAML"),
+        (f"a: {'[' * 5000}", "nested too deep"),
         ("- a", "holds no settings"),
         ("just text", "holds no settings"),
         ("kafka: !!python/object:os.system {}", "missing"),
@@ -445,6 +463,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
     (changed(http={"port": 70000}), "http.port", "less than or equal to 65535", ""),
     (changed(http={"host": ""}), "http.host", "is empty", ""),
     (changed(workers=1.5), "workers", "no whole number", ""),
+    (changed(workers="automatic"), "workers", "no whole number", ""),
     (changed(workers=0), "workers", "below 1", ""),
     (changed(context={"a": 1}), "context.a", "is no text", "quotes"),
     (changed(pipeline={"name": 5}), "pipelines[0].name", "is no text", "quotes"),
@@ -540,8 +559,6 @@ REFUSALS: list[tuple[dict[str, Any], str, str, str]] = [
         "names its own suite",
         "Remove",
     ),
-    # not delivered yet
-    (changed(workers=2), "workers", "not delivered yet", "more containers"),
     # re-encryption
     (changed(pipeline={"mode": "reencrypt"}), "pipelines[0].how", "is missing", "how: rewrap"),
     (changed(pipeline={"how": "rewrap"}), "pipelines[0].how", "goes with 'mode: reencrypt'", "Remove it"),
@@ -637,12 +654,6 @@ def test_a_property_of_a_later_librdkafka_is_taken(monkeypatch):
     assert is_known("fetch.max.bytes")
     assert not is_known("fetch.max.byte")
     is_known.cache_clear()
-
-
-def test_every_pending_entry_names_a_field():
-    """An entry of the table of what is not delivered yet fits a section and a field, so that none is dead."""
-    fields = {f"{cls.section}.{name}" for cls in Section.__subclasses__() for name in cls.model_fields}
-    assert set(NOT_YET) <= fields
 
 
 def test_http_on_loopback_and_allowed_insecure_endpoints_are_taken(file):

@@ -59,7 +59,7 @@ def test_parent_and_child_never_seal_under_the_same_key() -> None:
 sealer = sc.Encryptor(keys, sc.RotationPolicy(max_messages=4))
 before = [header(sealer) for _ in range(3)]
 issuer = sealer.topic("t").issuer
-while issuer._next is None:
+while not issuer._stock:
     pass
 child = in_child(lambda: b"".join(header(sealer) for _ in range(8)))
 size = len(before[0])
@@ -167,13 +167,13 @@ def test_background_threads_are_started_anew_in_the_child() -> None:
 sealer = sc.Encryptor(keys, sc.RotationPolicy(max_messages=4))
 for _ in range(3):
     header(sealer)
-while sealer.topic("t").issuer._next is None:
+while not sealer.topic("t").issuer._stock:
     pass
 def work():
     for _ in range(3):
         header(sealer)
     issuer = sealer.topic("t").issuer
-    while issuer._next is None:
+    while not issuer._stock:
         pass
     names = {call.thread.partition("_")[0] for call in keys.calls[-2:]}
     sealer.close()

@@ -68,7 +68,7 @@ def test_an_old_failure_begins_no_grace() -> None:
     writer = Writer(RotationPolicy(max_messages=4, max_age="1h"))
     headers = [writer.header() for _ in range(4)]
     until(lambda: writer.encryptor.topic("t").issuer._away)  # minting ahead failed
-    until(lambda: writer.encryptor.topic("t").issuer._pending is None)
+    until(lambda: writer.encryptor.topic("t").issuer._mintings == {})
     writer.clock.advance(3.1)
     writer.keys.back(GENERATE)
     assert writer.header() not in headers
@@ -135,7 +135,7 @@ def test_a_refusal_begins_no_grace_even_if_an_outage_follows(refusal: Streamcryp
     writer.keys.script(GENERATE, refusal)
     for _ in range(4):
         writer.header()
-    until(lambda: writer.keys.count(GENERATE) == 2 and writer.encryptor.topic("t").issuer._pending is None)
+    until(lambda: writer.keys.count(GENERATE) == 2 and writer.encryptor.topic("t").issuer._mintings == {})
     for _ in range(3):
         with pytest.raises(KeyUnavailable):
             writer.header()
@@ -170,7 +170,7 @@ def test_no_record_waits_in_grace() -> None:
     writer.clock.advance(3)
     old |= {writer.header() for _ in range(50)}
     assert len(old) == 1
-    assert writer.encryptor.topic("t").issuer._pending is not None
+    assert writer.encryptor.topic("t").issuer._mintings != {}
     writer.keys.release(GENERATE)
     writer.encryptor.close()
 
@@ -260,3 +260,23 @@ def test_a_wrong_grace_is_refused(wrong: dict[str, object]) -> None:
     """By name, or by what was read."""
     with pytest.raises(ConfigError):
         RotationPolicy(**wrong)
+
+
+def test_a_refusal_begins_no_grace_of_a_key_that_stood_in_stock_by_then() -> None:
+    """It came before the permission was revoked: it seals to its limit and no further. spec: 7.2.2"""
+    writer = Writer(RotationPolicy(max_messages=4))
+    issuer = writer.encryptor.topic("t").issuer
+    writer.keys.back(GENERATE)
+    for _ in range(3):
+        writer.header()
+    until(lambda: len(issuer._stock) == 1 and not issuer._mintings)
+    issuer._note_failure(KeyRefused("denied"), ahead=True)
+    writer.keys.away(GENERATE, AWAY)
+    sealed = 0
+    with pytest.raises(KeyUnavailable):
+        while sealed < 9:
+            writer.header()
+            sealed += 1
+    assert sealed == 5
+    assert not writer.seen.of(DataKeyGraceBegan)
+    writer.encryptor.close()

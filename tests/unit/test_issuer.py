@@ -610,7 +610,7 @@ def test_closing_drops_every_key() -> None:
         writer.seal(topic=topic)
     until(lambda: writer.minted(4))
     sealer = writer.encryptor.topic("a")
-    keys = [weakref.ref(lease.key) for lease in (sealer.issuer.lease, sealer.issuer._next)]
+    keys = [weakref.ref(lease.key) for lease in (sealer.issuer.lease, *sealer.issuer._stock)]
     writer.encryptor.close()
     writer.encryptor.close()
     gc.collect()
@@ -639,7 +639,7 @@ def test_closing_while_keys_are_minted_keeps_none_of_them() -> None:
         errors = [future.exception() for future in futures]
     assert [type(error) for error in errors] == [ConfigError] * 4
     assert [event.reason for event in writer.seen.of(DataKeyRetired)] == ["closed"]
-    assert sealer.issuer._next is None
+    assert not sealer.issuer._stock
 
 
 def test_a_replaced_key_is_gone_once_nobody_holds_it() -> None:

@@ -331,6 +331,12 @@ def test_a_block_is_sealed_as_its_records_are_one_by_one(order):
         sealer.topic(T).seal_block(values, values, headers, 7)
         sealed, sent = sealer.topic(T).seal_block(values, values, headers, 7)
         assert [pairs[:-1] for pairs in sent] == headers
+        opened: list[bytes] = []
+        for _ in order:
+            block = (part[len(opened) :] for part in (sealed, values, sent))
+            opened += opener.open_block(T, *block, 7)[0]
+        # Data keys that are not at hand end a block; with all of them at hand it is one.
+        assert opened == values
         assert opener.open_block(T, sealed, values, sent, 7) == (values, headers)
         for name in set(order):
             mine = [value for value, tenant in zip(sealed, order, strict=True) if tenant == name]

@@ -1,0 +1,1 @@
+"""A sealer in C as a prototype: what it would bring. Not shipped; docs/performance.md says why."""
