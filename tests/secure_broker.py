@@ -109,6 +109,9 @@ class SecureBroker(ProcessBroker):
         wanted = [_binding(AclBinding, user, acl) for user, theirs in acls.items() for acl in theirs]
         for made in self.admin.create_acls(list(dict.fromkeys(wanted))).values():
             made.result(30)
+        # The controller has them; the broker judges by what it has heard of so far.
+        names = {_name(binding) for binding in wanted}
+        wait_until(lambda: names <= set(map(_name, self.admin.describe_acls(_EVERY).result(10))), "the ACLs in force")
 
     def withdraw(self, user: str, acl: ACL) -> None:
         """Remove one ACL of a user."""
@@ -139,6 +142,16 @@ def secure_broker(jwks: Mapping[str, Any] | None = None) -> Iterator[SecureBroke
         authority = Authority(directory)
         with contextlib.closing(SecureBroker(authority, authority.issue("broker"), keys)) as broker:
             yield broker
+
+
+_EVERY = AclBindingFilter(
+    ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
+)
+
+
+def _name(binding: Any) -> tuple[Any, ...]:
+    resource = (binding.restype, binding.name, binding.resource_pattern_type)
+    return (*resource, binding.principal, binding.host, binding.operation, binding.permission_type)
 
 
 def _binding(kind: Any, user: str, acl: ACL) -> Any:
