@@ -322,8 +322,10 @@ class Decryptor:
         return plain, rests[: len(plain)]
 
     def _entry(self, header: bytes, topic: str, partition: int | None, *, alone: bool = True) -> CachedDataKey:
-        entry = self._at_hand(header, topic) or self._admit(header, topic, partition, alone=alone)
-        entry.used = self._clock()
+        entry = self._at_hand(header, topic)
+        if entry is None:
+            entry = self._admit(header, topic, partition, alone=alone)
+            entry.used = self._clock()
         return entry
 
     def _at_hand(self, header: bytes, topic: str) -> CachedDataKey | None:

@@ -12,6 +12,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamcrypt.audit.tally import Counter, Place
+from streamcrypt.clients.lone import PASSING, without_membership
 
 __all__ = ["Reader"]
 
@@ -24,20 +25,6 @@ _PATIENCE = 30.0
 _PARTITIONS_AT_ONCE = 64
 # Retention went past the place that was asked for.
 _GONE = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})  # noqa: SLF001  public codes
-# librdkafka goes on by itself after these.
-_PASSING = frozenset(
-    {
-        KafkaError._TRANSPORT,  # noqa: SLF001
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-        KafkaError._TIMED_OUT,  # noqa: SLF001
-        KafkaError._RESOLVE,  # noqa: SLF001
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,  # no group is used
-    }
-)
 _EOF = KafkaError._PARTITION_EOF  # noqa: SLF001
 SILENCE = f"nothing arrived for {_PATIENCE:.0f} s"
 
@@ -65,7 +52,7 @@ class Reader:
         patience: float = _PATIENCE,
         also: Callable[[Sequence[Any]], None] | None = None,
     ) -> None:
-        config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+        config = without_membership(consumer_config)
         config = {
             **config,
             "enable.partition.eof": "true",
@@ -150,7 +137,7 @@ class Reader:
         if error.fatal():
             raise KafkaException(error)
         place = self._open.get((message.topic(), message.partition()))
-        if place is None or error.code() in _PASSING:
+        if place is None or error.code() in PASSING:
             return
         if error.code() == _EOF:
             self._finish(place)

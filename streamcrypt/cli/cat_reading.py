@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from streamcrypt.audit.tally import Place
 from streamcrypt.cli.cat_request import Spot, SpotKind
 from streamcrypt.cli.cutover import offsets_at
+from streamcrypt.clients.lone import PASSING, without_membership
 from streamcrypt.errors import StreamcryptError
 
 __all__ = ["Stretch", "StretchReader", "lone_reader"]
@@ -23,20 +24,6 @@ _FIRST_IN_RANGE = 0.05
 _FIRST_WHEN_FOLLOWING = 0.2
 _PATIENCE = 30.0
 _WIDER = 4
-# librdkafka goes on by itself after these.
-_PASSING = frozenset(
-    {
-        KafkaError._TRANSPORT,  # noqa: SLF001  confluent-kafka's public codes begin so
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-        KafkaError._TIMED_OUT,  # noqa: SLF001
-        KafkaError._RESOLVE,  # noqa: SLF001
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,  # no group is used
-    }
-)
 
 
 @dataclass(slots=True)
@@ -76,7 +63,7 @@ def lone_reader(consumer_config: Mapping[str, Any], *, follows: bool = False) ->
     Raises:
         KafkaException: librdkafka refuses a property.
     """
-    config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+    config = without_membership(consumer_config)
     return Consumer(
         {
             **config,
@@ -199,7 +186,7 @@ class StretchReader:
     def _is_wanted(self, message: Any, left: Mapping[tuple[str, int], Stretch]) -> bool:
         error = message.error()
         if error is not None:
-            if error.fatal() or error.code() not in _PASSING:
+            if error.fatal() or error.code() not in PASSING:
                 raise KafkaException(error)
             return False
         stretch = left.get((message.topic(), message.partition()))

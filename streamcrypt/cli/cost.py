@@ -26,7 +26,7 @@ from streamcrypt.keys.aws_names import parse_key_name
 from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
 from streamcrypt.policies.topics import topics_between
 
-__all__ = ["CostRequest", "cost", "load_of"]
+__all__ = ["CostRequest", "cost", "load_of", "settings_of"]
 
 WRAPPED_BYTES = 184
 """A data key of 32 bytes as KMS wraps it under a symmetric key; measured, not contractual."""
@@ -98,13 +98,7 @@ def cost(path: Path, request: CostRequest) -> int:
     Raises:
         ConfigError: The configuration or an argument is wrong, or the keys are no AWS KMS keys.
     """
-    request.check()
-    settings = load(path)
-    if settings.keys.provider == "local":
-        raise ConfigError(
-            f"{settings.where('keys', 'provider')}: a local keyring makes no call and costs nothing",
-            remedy="Ask for a configuration with 'provider: aws-kms'.",
-        )
+    settings = settings_of(path, request)
     workload = load_of(settings, request)
     found = estimate(workload, request.prices, request.quota, request.rotations)
     if request.form == "json":
@@ -112,6 +106,22 @@ def cost(path: Path, request: CostRequest) -> int:
     else:
         _show(workload, found)
     return Exit.DONE
+
+
+def settings_of(path: Path, request: CostRequest) -> Settings:
+    """Read a configuration whose cost can be told.
+
+    Raises:
+        ConfigError: The configuration or an argument is wrong, or the keys are no AWS KMS keys.
+    """
+    request.check()
+    settings = load(path)
+    if settings.keys.provider == "local":
+        raise ConfigError(
+            f"{settings.where('keys', 'provider')}: a local keyring makes no call and costs nothing",
+            remedy="Ask for a configuration with 'provider: aws-kms'.",
+        )
+    return settings
 
 
 def load_of(settings: Settings, request: CostRequest) -> Load:

@@ -10,12 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from streamcrypt.cli.cost import CostRequest, load_of
+from streamcrypt.cli.cost import CostRequest, load_of, settings_of
 from streamcrypt.cli.exits import Exit
-from streamcrypt.config import load
 from streamcrypt.cost.measured import MEASURED_ON
 from streamcrypt.cost.scaling import COLUMNS, Fleet, cells, grow
-from streamcrypt.errors import ConfigError
 
 __all__ = ["scale"]
 
@@ -26,13 +24,7 @@ def scale(path: Path, request: CostRequest) -> int:
     Raises:
         ConfigError: The configuration or an argument is wrong, or the keys are no AWS KMS keys.
     """
-    request.check()
-    settings = load(path)
-    if settings.keys.provider == "local":
-        raise ConfigError(
-            f"{settings.where('keys', 'provider')}: a local keyring makes no call and costs nothing",
-            remedy="Ask for a configuration with 'provider: aws-kms'.",
-        )
+    settings = settings_of(path, request)
     first, known = settings.pipelines[0], load_of(settings, request)
     modes = {"decrypt" if pipeline.mode == "decrypt" else "encrypt" for pipeline in settings.pipelines}
     fleet = Fleet(

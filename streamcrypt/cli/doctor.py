@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -20,13 +19,14 @@ from streamcrypt.cli.doctor_cluster import Leg, cluster_findings, legs_of
 from streamcrypt.cli.doctor_drill import drill_findings
 from streamcrypt.cli.doctor_keys import aws_findings
 from streamcrypt.cli.exits import Exit
+from streamcrypt.cli.form import Form
 from streamcrypt.cli.run import keep_keys_out_of_core_dumps
 from streamcrypt.config import Settings, load
 from streamcrypt.diagnosis.findings import Check, Finding, Level, as_tree, fail, ok
 from streamcrypt.diagnosis.host import MemoryFacts, judge_memory
 from streamcrypt.errors import ConfigError
 
-__all__ = ["DRILL_RECORDS", "DoctorRequest", "Form", "doctor", "memory_facts"]
+__all__ = ["DRILL_RECORDS", "DoctorRequest", "doctor", "memory_facts"]
 
 DRILL_RECORDS = 100
 """Records of each partition that a drill opens, unless told otherwise."""
@@ -34,13 +34,6 @@ _WIDE = 160
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 _CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 _SWAPS = Path("/proc/swaps")
-
-
-class Form(StrEnum):
-    """How findings are printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -29,27 +28,19 @@ from streamcrypt.cli.compose import (
 from streamcrypt.cli.dry_run_looking import Foreseen, Rehearsal, Rehearsed
 from streamcrypt.cli.dry_run_table import as_tree, show_table
 from streamcrypt.cli.exits import Exit
-from streamcrypt.cli.run import compose, keep_keys_out_of_core_dumps
+from streamcrypt.cli.form import Form
+from streamcrypt.cli.run import build_safeguards, compose, keep_keys_out_of_core_dumps
 from streamcrypt.config import PipelineSettings, Settings, load
 from streamcrypt.diagnosis.cluster import Unreachable, list_partitions
-from streamcrypt.envelope.sequence import SequenceMode
 from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.events import ignore_events
 from streamcrypt.sidecar.failures import ConnectionLost, from_kafka
-from streamcrypt.sidecar.safeguards import Evidence, Safeguards
 from streamcrypt.sidecar.topics import Routes
 
-__all__ = ["RECORDS", "DryRunRequest", "Form", "dry_run"]
+__all__ = ["RECORDS", "DryRunRequest", "dry_run"]
 
 RECORDS = 10
 """Records of each pipeline that are looked at, unless told otherwise."""
-
-
-class Form(StrEnum):
-    """How it is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +129,7 @@ def _rehearse(settings: Settings, pipeline: PipelineSettings, most: int, stop: t
                 routes = Routes(spec, dict(list_partitions(producing, "producer")))
             except KafkaException as error:
                 raise unusable_client(settings, error) from None
-            mode = SequenceMode(pipeline.sequence)
-            evidence = None if mode is SequenceMode.OFF else Evidence(pipeline.name, mode, ignore_events)
-            safeguards = Safeguards(letters, pipeline.cutover, evidence, lambda: admin)
+            safeguards = build_safeguards(pipeline, letters, ignore_events, lambda: admin)
             with closing(consumer):
                 places = list(make_plan(admin, routes.sources).places.values()) if routes.sources else []
                 largest = int(producing.get("message.max.bytes", 0)) or sys.maxsize

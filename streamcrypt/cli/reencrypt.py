@@ -18,6 +18,7 @@ from streamcrypt.cli.exits import Exit, complain
 from streamcrypt.cli.reencrypt_progress import showing
 from streamcrypt.cli.reencrypt_request import JOB_NAME, ReencryptRequest, job_pipeline, job_spec
 from streamcrypt.cli.run import end_on_signals, keep_keys_out_of_core_dumps
+from streamcrypt.clients.lone import without_membership
 from streamcrypt.config import Settings, load
 from streamcrypt.errors import ConfigError, KeyUnavailable, StreamcryptError
 from streamcrypt.events import (
@@ -107,7 +108,7 @@ class _Task:
         self._provider = self._open_provider(self._keys, sources)
         self._consumer = consumer_config(settings, self._pipeline)
         self._verifying = {
-            **{name: value for name, value in self._consumer.items() if name != "group.instance.id"},
+            **without_membership(self._consumer),
             "group.id": f"{self._pipeline.group}-verify",
         }
         try:

@@ -18,6 +18,7 @@ from streamcrypt.cli.compose import (
 )
 from streamcrypt.cli.exits import Exit
 from streamcrypt.cli.run import compose, end_on_signals, keep_keys_out_of_core_dumps
+from streamcrypt.clients.lone import without_membership
 from streamcrypt.config import PipelineSettings, Settings, load
 from streamcrypt.envelope.framing import Framing, Tombstones
 from streamcrypt.errors import ConfigError
@@ -62,9 +63,7 @@ def replay(path: Path, dead_letters: str, reason: str | None, *, allow_stale: bo
         own = pipeline.model_copy(
             update={"group": f"{pipeline.group}.replay", "instance": "replay", "delivery": "exactly_once"}
         )
-        consumer = consumer_config(settings, own)
-        # Partitions are taken by name, not by joining a group.
-        consumer.pop("group.instance.id", None)
+        consumer = without_membership(consumer_config(settings, own))
         opener = None
         letter_provider = provider
         if pipeline.mode == "encrypt":

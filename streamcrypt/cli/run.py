@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 __all__ = [
+    "build_safeguards",
     "compose",
     "end_on_signals",
     "exit_code",
@@ -139,12 +140,7 @@ def factory(
     """
     transform, letters = compose(settings, pipeline, provider, observer)
     spec = replace(settings.spec(pipeline), kek_per_record=settings.keys.template is not None)
-    safeguards = Safeguards(
-        letters,
-        pipeline.cutover,
-        None if pipeline.sequence == "off" else Evidence(pipeline.name, SequenceMode(pipeline.sequence), observer),
-        lambda: _admin(settings, pipeline),
-    )
+    safeguards = build_safeguards(pipeline, letters, observer, lambda: _admin(settings, pipeline))
     consumer, producer = (config(settings, pipeline, worker, observer) for config in (consumer_config, producer_config))
 
     def build() -> Pipeline:
@@ -193,6 +189,22 @@ def compose(
     if topic is None or sealer is None:
         return transform, None
     return transform, DeadLetters(pipeline.name, topic, sealer.topic(topic))
+
+
+def build_safeguards(
+    pipeline: PipelineSettings, letters: DeadLetters | None, observer: Observer, admin: Callable[[], AdminClient]
+) -> Safeguards:
+    """Compose a pipeline's policies besides sealing and opening.
+
+    Args:
+        pipeline: The pipeline.
+        letters: Its dead letters.
+        observer: Told of sequence findings.
+        admin: Makes the client that looks at topics.
+    """
+    mode = SequenceMode(pipeline.sequence)
+    evidence = None if mode is SequenceMode.OFF else Evidence(pipeline.name, mode, observer)
+    return Safeguards(letters, pipeline.cutover, evidence, admin)
 
 
 def _admin(settings: Settings, pipeline: PipelineSettings) -> AdminClient:

@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamcrypt.audit.tally import Place
 from streamcrypt.clients.headers import headers_of
+from streamcrypt.clients.lone import without_membership
 from streamcrypt.diagnosis.findings import Check, Finding, fail, ok, warn
 from streamcrypt.envelope.codec import decode_header
 from streamcrypt.envelope.framing import MAGIC, split_frame
@@ -104,7 +105,7 @@ class Sampler:
     """
 
     def __init__(self, consumer_config: Mapping[str, Any]) -> None:
-        config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+        config = without_membership(consumer_config)
         self._consumer = Consumer(
             {
                 **config,

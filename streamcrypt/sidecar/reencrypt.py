@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from streamcrypt.clients.lone import without_membership
 from streamcrypt.events import Observer
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.failures import PipelineHalted, from_kafka
@@ -150,7 +151,7 @@ def read_notes(
     """
     if not places:
         return {}
-    config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+    config = without_membership(consumer_config)
     doing = f"read the offsets of group {config['group.id']!r}"
     consumer = Consumer(config)
     try:

@@ -19,6 +19,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from streamcrypt.clients.lone import without_membership
 from streamcrypt.sidecar.failures import ConnectionLost, PipelineHalted, StopAsked, UnitFailed, from_kafka
 from streamcrypt.sidecar.ledger import Place, Progress
 from streamcrypt.sidecar.reencrypt import NotedTransactions, newest_offsets
@@ -146,7 +147,7 @@ class _Ends:
     """Asks where a partition ends: behind the last record that is decided, and behind all."""
 
     def __init__(self, consumer_config: Mapping[str, Any]) -> None:
-        config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+        config = without_membership(consumer_config)
         levels = ("read_committed", "read_uncommitted")
         self._consumers = [Consumer({**config, "isolation.level": level}) for level in levels]
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer
 
 from streamcrypt.audit.plan import Plan, make_plan
+from streamcrypt.clients.lone import without_membership
 from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.sidecar.failures import PipelineHalted
 from streamcrypt.sidecar.ledger import Place, Progress
@@ -204,7 +205,7 @@ def _commit(
     if not news:
         return
     unplanned.spans = run.spans
-    config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+    config = without_membership(consumer_config)
     with closing(Consumer(config)) as consumer:
         delivery.commit(consumer, news, 0, _TIMEOUT, wait=True)
 

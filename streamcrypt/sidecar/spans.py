@@ -9,6 +9,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from streamcrypt.clients.lone import without_membership
 from streamcrypt.sidecar.failures import ConnectionLost, from_kafka, operator_must_act
 from streamcrypt.sidecar.pacing import Pace
 
@@ -31,7 +32,7 @@ class SpanReader:
 
     def __init__(self, consumer_config: Mapping[str, Any], stop: threading.Event, pace: Pace | None = None) -> None:
         self._pace = pace
-        config = {name: value for name, value in consumer_config.items() if name != "group.instance.id"}
+        config = without_membership(consumer_config)
         self._stop = stop
         self.consumer = Consumer(
             {

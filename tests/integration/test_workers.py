@@ -10,6 +10,7 @@ import pytest
 
 from tests.broker import wait_until
 from tests.sidecar import COMPLAINT, Load, Sidecar, config_of, keyring_at, numbers
+from tests.waiting import alive
 
 PARTITIONS = 4
 
@@ -24,14 +25,6 @@ def config(broker, tmp_path):
 def _pids(sidecar: Sidecar) -> dict[int, int]:
     """The process of each worker, by its number."""
     return {event["worker"]: event["pid"] for event in sidecar.of("worker.started")}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _shared_out(sidecar: Sidecar) -> None:
@@ -90,7 +83,7 @@ def test_containers_share_one_group_and_kill_9_of_a_supervisor_ends_its_workers_
             wait_until(lambda: pair.of("offsets.committed") and single.of("offsets.committed"), "both to work")
             os.kill(pair.process.pid, signal.SIGKILL)
             wait_until(lambda: sum(e["clean"] for e in pair.of("pipeline.stopped")) == 2, "two clean ends", 10)
-        wait_until(lambda: not any(map(_alive, _pids(pair).values())), "their processes to end", 10)
+        wait_until(lambda: not any(map(alive, _pids(pair).values())), "their processes to end", 10)
         wait_until(lambda: sum(map(len, numbers(broker, target, PARTITIONS))) >= load.sent, "every record")
         assert single.stop() == 0
     assert numbers(broker, target, PARTITIONS) == [list(range(p, load.sent, PARTITIONS)) for p in range(PARTITIONS)]

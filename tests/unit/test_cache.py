@@ -6,10 +6,8 @@ import gc
 import os
 import sys
 import threading
-import time
 import traceback
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -35,6 +33,7 @@ from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
 from streamcrypt.testing import CollectingObserver, ManualClock
 from streamcrypt.testing.fixed_keys import FixedKeyProvider
 from streamcrypt.testing.slow_keys import DECRYPT, ScriptedKeyProvider
+from tests.waiting import until
 
 Record = tuple[bytes, list[tuple[str, bytes | None]]]
 
@@ -64,14 +63,6 @@ class Reader:
     def calls(self) -> int:
         """How many unwrappings the key service was asked for."""
         return self.keys.count(DECRYPT)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for a condition that another thread brings about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
 
 
 def inside(name: str) -> int:

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from streamcrypt import Decryptor, Encryptor, KeyRefused, LocalKeyProvider
 from streamcrypt.cli.app import app
-from streamcrypt.cli.dry_run import DryRunRequest, Form
+from streamcrypt.cli.dry_run import DryRunRequest
 from streamcrypt.cli.dry_run_looking import Foreseen, Outcome, Rehearsal, Rehearsed
 from streamcrypt.cli.dry_run_table import as_tree, show_table
+from streamcrypt.cli.form import Form
 from streamcrypt.errors import AuthenticationFailed, ConfigError
 from streamcrypt.sidecar.cutover import Cutover, TopicCutover
 from streamcrypt.sidecar.dead_letters import DeadLetters

@@ -6,7 +6,6 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 import traceback
 import weakref
 from collections import Counter
@@ -26,6 +25,7 @@ from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.testing import CollectingObserver, ManualClock
 from streamcrypt.testing.fixed_keys import FixedKeyProvider
 from streamcrypt.testing.slow_keys import GENERATE, KeyCall, ScriptedKeyProvider
+from tests.waiting import until
 
 AAD = 2  # bytes of AAD of a record whose key is null
 
@@ -58,14 +58,6 @@ class Writer:
     def minted(self, count: int) -> bool:
         """Whether so many keys are there, told of included."""
         return len(self.seen.of(DataKeyMinted)) >= count
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for a condition that another thread brings about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
 
 
 def waiting_in(name: str, threads: set[int]) -> int:

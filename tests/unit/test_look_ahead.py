@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -21,6 +19,7 @@ from streamcrypt.keys.local import LocalKeyProvider
 from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
 from streamcrypt.testing import CollectingObserver, ManualClock
 from streamcrypt.testing.slow_keys import DECRYPT, ScriptedKeyProvider
+from tests.waiting import until
 
 Headers = list[tuple[str, bytes | None]]
 Record = tuple[bytes, Headers]
@@ -59,14 +58,6 @@ class Reader:
     def calls(self) -> int:
         """How many unwrappings the key service was asked for."""
         return self.keys.count(DECRYPT)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for a condition that another thread brings about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
 
 
 def altered(record: Record, number: int) -> Record:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,6 +16,7 @@ from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.keys.stock import LARGEST, StockSize
 from streamcrypt.testing import CollectingObserver, ManualClock
 from streamcrypt.testing.slow_keys import GENERATE, ScriptedKeyProvider
+from tests.waiting import until
 
 
 class Rush:
@@ -69,14 +68,6 @@ class Rush:
     def settle(self) -> None:
         """Wait until no minting is under way."""
         until(lambda: not self.issuer._mintings)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for a condition that another thread brings about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
 
 
 # --- How many

@@ -15,6 +15,7 @@ from streamcrypt.sidecar.channel import Begin, ChannelClosed, Ended, Ready, Refu
 from streamcrypt.sidecar.workers import Complaint, Times, Workers
 from streamcrypt.testing import CollectingObserver
 from tests.broker import wait_until
+from tests.waiting import alive
 
 # It does what the text says that it is told: a worker without Kafka.
 CHILD = """
@@ -147,7 +148,7 @@ def test_a_worker_that_does_not_end_in_time_is_killed_and_named():
     assert outcome.code == 1
     [complaint] = outcome.complaints
     assert complaint.message.startswith("worker 0: no end within 0.3 s")
-    assert all(state.pid is None or not _alive(state.pid) for state in play.workers.states().values())
+    assert all(state.pid is None or not alive(state.pid) for state in play.workers.states().values())
 
 
 def test_one_that_dies_while_it_is_to_end_is_told():
@@ -181,7 +182,7 @@ def test_kill_takes_every_worker_down_at_once():
 
     play.run_until(kill, "the kill")
     assert len(killed) == 2
-    assert not any(map(_alive, killed))
+    assert not any(map(alive, killed))
 
 
 def test_commands_go_to_every_worker_and_each_answers_for_itself():
@@ -219,11 +220,3 @@ def test_a_signal_to_the_supervisor_is_not_lost_while_it_starts_a_worker(number)
         assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     finally:
         signal.signal(number, before)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
