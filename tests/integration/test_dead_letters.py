@@ -189,8 +189,9 @@ def test_a_crash_yields_no_letter_twice_and_none_without_progress(broker, tmp_pa
     for rest in (records[1_000:2_000], records[2_000:]):
         with Sidecar(tmp_path, config) as sidecar:
             sidecar.wait_for("record.failed")
+            seen = len(sidecar.events)
             broker.produce(source, rest)
-            sidecar.wait_for("batch.done", after=len(sidecar.events))
+            sidecar.wait_for("batch.done", after=seen)
             sidecar.kill()
     with Sidecar(tmp_path, config) as sidecar:
         wait_until(lambda: len(broker.read(target)) + len(broker.read(letters)) >= count, "every record", 60)

@@ -289,7 +289,7 @@ def test_an_exception_in_error_cb_comes_out_of_poll_and_loses_nothing(waiting, p
     assert consumer.position(waiting.places())[0].offset == len(_values(found))
     if paused:
         consumer.pause([waiting.place()])
-        consumer.poll(0)
+        found += consumer.consume(100, 0)
         consumer.resume([waiting.place()])
     waiting.come_back()
     found += _read(consumer, 11 - len(found), "consume")
