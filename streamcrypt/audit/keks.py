@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streamcrypt.errors import ConfigError, KeyRefused
-from streamcrypt.keys.aws_names import parse_key_arn, parse_key_name
+from streamcrypt.keys.aws_kms.names import parse_key_arn, parse_key_name
 from streamcrypt.keys.provider import KeyProvider
 
 __all__ = ["KEKIdentity", "arn_of", "configured_keks", "kek_identity"]

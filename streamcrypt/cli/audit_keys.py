@@ -14,7 +14,7 @@ from streamcrypt.audit.verdict import Substitutes, Verdict, judge
 from streamcrypt.cli.compose import build_provider
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import ConfigError, KeyRefused, KeyServiceError
-from streamcrypt.keys.aws_names import parse_key_arn
+from streamcrypt.keys.aws_kms.names import parse_key_arn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

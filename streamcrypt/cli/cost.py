@@ -21,8 +21,8 @@ from streamcrypt.cost.prices import PRICES_SOURCE, QUOTAS_SOURCE, Prices
 from streamcrypt.envelope.codec import encode_header
 from streamcrypt.envelope.header import Content, EncryptedDataKey, EnvelopeHeader, build_bound, build_context
 from streamcrypt.errors import ConfigError
-from streamcrypt.keys.aws_changes import LOOK_EVERY_SECONDS
-from streamcrypt.keys.aws_names import parse_key_name
+from streamcrypt.keys.aws_kms.changes import LOOK_EVERY_SECONDS
+from streamcrypt.keys.aws_kms.names import parse_key_name
 from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
 from streamcrypt.policies.topics import topics_between
 

@@ -22,7 +22,7 @@ from streamcrypt.diagnosis.findings import Check, Finding, fail, ok, warn
 from streamcrypt.encryptor import header_list
 from streamcrypt.envelope.header import OUR_PREFIX, build_context
 from streamcrypt.errors import ConfigError, KeyServiceError, KeyUnavailable
-from streamcrypt.keys.aws_names import check_region
+from streamcrypt.keys.aws_kms.names import check_region
 from streamcrypt.keys.rotation import CachePolicy
 from streamcrypt.keys.tenants_template import TOPIC_FIELD
 

@@ -21,9 +21,9 @@ from streamcrypt.diagnosis.keys import (
 )
 from streamcrypt.envelope.header import TOPIC_CONTEXT
 from streamcrypt.errors import ConfigError, KeyServiceError
-from streamcrypt.keys.aws_facts import Allowed, KeyFacts
-from streamcrypt.keys.aws_inspection import KeyInspector
-from streamcrypt.keys.aws_trails import TrailInspector
+from streamcrypt.keys.aws_kms.facts import Allowed, KeyFacts
+from streamcrypt.keys.aws_kms.inspection import KeyInspector
+from streamcrypt.keys.aws_kms.trails import TrailInspector
 from streamcrypt.policies.needs import Need, Role
 
 __all__ = ["MOST_TOPICS", "aws_findings", "configured_keks", "make_inspector", "regions_of"]

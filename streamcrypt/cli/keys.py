@@ -19,8 +19,8 @@ from streamcrypt.cli.doctor_keys import configured_keks, make_inspector
 from streamcrypt.cli.exits import Exit, complain
 from streamcrypt.config import Settings, load
 from streamcrypt.errors import ConfigError, KeyServiceError
-from streamcrypt.keys.aws_facts import MAX_ON_DEMAND_ROTATIONS, KeyFacts, RotationFacts
-from streamcrypt.keys.aws_inspection import PERIOD_DAYS, KeyInspector
+from streamcrypt.keys.aws_kms.facts import MAX_ON_DEMAND_ROTATIONS, KeyFacts, RotationFacts
+from streamcrypt.keys.aws_kms.inspection import PERIOD_DAYS, KeyInspector
 
 __all__ = ["DEFAULT_PERIOD_DAYS", "RotateRequest", "list_keys", "rotate"]
 

@@ -14,7 +14,7 @@ from streamcrypt.cli.exits import Exit
 from streamcrypt.cli.policy_needs import KeyFinder, needs_of
 from streamcrypt.config import load
 from streamcrypt.errors import ConfigError
-from streamcrypt.keys.aws_names import parse_key_arn
+from streamcrypt.keys.aws_kms.names import parse_key_arn
 from streamcrypt.policies.documents import (
     ADMINISTRATOR,
     Document,

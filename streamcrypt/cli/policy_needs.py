@@ -12,7 +12,7 @@ from streamcrypt.config.tenants import mapped_keks
 from streamcrypt.envelope.header import OUR_PREFIX
 from streamcrypt.errors import ConfigError, KeyServiceError
 from streamcrypt.keys.aws_kms import AWSKMSKeyProvider
-from streamcrypt.keys.aws_names import identity_of, in_region, parse_key_name
+from streamcrypt.keys.aws_kms.names import identity_of, in_region, parse_key_name
 from streamcrypt.keys.tenants_template import TOPIC_FIELD
 from streamcrypt.policies.documents import is_placeholder, key_placeholder
 from streamcrypt.policies.needs import (

@@ -29,7 +29,7 @@ from streamcrypt.events import (
     ReencryptionPlanned,
     ReencryptionVerified,
 )
-from streamcrypt.keys.aws_names import parse_key_name
+from streamcrypt.keys.aws_kms.names import parse_key_name
 from streamcrypt.observe.logs import Logs
 from streamcrypt.sidecar.dead_letters import DeadLetters
 from streamcrypt.sidecar.failures import Backoff

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from streamcrypt.config.fields import refusal, refused_as_setting
-from streamcrypt.keys.aws_names import check_region
+from streamcrypt.keys.aws_kms.names import check_region
 
 __all__ = ["MSKIAMSettings", "check_alone"]
 

@@ -13,7 +13,7 @@ from streamcrypt.config.source import SettingPath
 from streamcrypt.config.tenants import mapping_findings
 from streamcrypt.crypto.suites import Suite
 from streamcrypt.errors import ConfigError
-from streamcrypt.keys.aws_names import MAX_KEKS, check_endpoint, parse_key_arn, parse_key_name
+from streamcrypt.keys.aws_kms.names import MAX_KEKS, check_endpoint, parse_key_arn, parse_key_name
 
 __all__ = ["Finding", "key_findings", "naming_findings", "pipeline_findings", "tenant_findings"]
 

@@ -32,7 +32,7 @@ from streamcrypt.config.msk import MSKIAMSettings, check_alone
 from streamcrypt.config.tenants import Mapping_, mapped_keks
 from streamcrypt.config.tokens import check_token, read_token
 from streamcrypt.crypto.suites import MAX_BYTES_PER_DATA_KEY, MAX_RECORDS_PER_DATA_KEY
-from streamcrypt.keys.aws_names import check_endpoint, check_region, parse_key_arn, parse_key_name
+from streamcrypt.keys.aws_kms.names import check_endpoint, check_region, parse_key_arn, parse_key_name
 from streamcrypt.keys.rotation import MAX_GRACE_FACTOR
 from streamcrypt.keys.tenants import DEFAULT_MAX_LIVE, DEFAULT_NEW_KEYS_PER_MINUTE
 from streamcrypt.keys.tenants_template import KEKTemplate, is_template

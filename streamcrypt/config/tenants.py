@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonS
 
 from streamcrypt.config.fields import freeze, refusal
 from streamcrypt.errors import ConfigError
-from streamcrypt.keys.aws_plan import Plan
+from streamcrypt.keys.aws_kms.plan import Plan
 from streamcrypt.keys.tenants_mapping import MappedKEK, read_mapping
 from streamcrypt.keys.tenants_template import KEKTemplate, is_template
 

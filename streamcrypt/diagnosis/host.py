@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from streamcrypt.diagnosis.findings import Check, Finding, fail, ok, warn
-from streamcrypt.keys.aws_facts import CredentialFacts, TrailFacts
+from streamcrypt.keys.aws_kms.facts import CredentialFacts, TrailFacts
 
 __all__ = [
     "MemoryFacts",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from streamcrypt.diagnosis.findings import Check, Finding, fail, ok, warn
-from streamcrypt.keys.aws_facts import MAX_ON_DEMAND_ROTATIONS, Allowed, KeyFacts, RotationFacts
+from streamcrypt.keys.aws_kms.facts import MAX_ON_DEMAND_ROTATIONS, Allowed, KeyFacts, RotationFacts
 
 __all__ = ["Permission", "judge_key", "judge_permissions", "judge_replicas", "judge_rotation", "missing_statement"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from streamcrypt import events
 from streamcrypt.errors import AuthenticationFailed, KeyUnavailable, StreamcryptError, UntrustedKey
-from streamcrypt.keys.aws_errors import CLIENT_ERRORS, SERVICE_ERRORS
+from streamcrypt.keys.aws_kms.errors import CLIENT_ERRORS, SERVICE_ERRORS
 from streamcrypt.keys.rotation import RotationPolicy
 
 __all__ = ["ID_CHARACTERS", "KeyStates", "blamed"]

@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import product
 
 from streamcrypt.envelope.header import TOPIC_CONTEXT
-from streamcrypt.keys.aws_names import identity_of
+from streamcrypt.keys.aws_kms.names import identity_of
 from streamcrypt.policies.topics import Topics
 
 __all__ = [

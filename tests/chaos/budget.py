@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamcrypt.keys.aws_breaker import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, OPENS_AFTER
-from streamcrypt.keys.aws_calls import RETRY_BURST, RETRY_SHARE
+from streamcrypt.keys.aws_kms.breaker import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, OPENS_AFTER
+from streamcrypt.keys.aws_kms.calls import RETRY_BURST, RETRY_SHARE
 from streamcrypt.testing import KMSCall
 from tests.chaos.faults import Fault
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from streamcrypt.errors import KeyRefused
-from streamcrypt.keys.aws_errors import CLIENT_ERRORS, SERVICE_ERRORS
+from streamcrypt.keys.aws_kms.errors import CLIENT_ERRORS, SERVICE_ERRORS
 from streamcrypt.observe.metrics import Metrics
 from tests.unit.test_metrics_page import exported
 

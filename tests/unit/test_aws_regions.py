@@ -10,9 +10,9 @@ from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import KeyRefused, KeyUnavailable, UntrustedKey
 from streamcrypt.events import KeyAliasMoved
 from streamcrypt.keys import hedging
-from streamcrypt.keys.aws_keks import match, order
 from streamcrypt.keys.aws_kms import AWSKMSKeyProvider
-from streamcrypt.keys.aws_names import identity_of, in_region
+from streamcrypt.keys.aws_kms.keks import match, order
+from streamcrypt.keys.aws_kms.names import identity_of, in_region
 from tests.kms import REGION
 
 NEAR, FAR, THIRD = REGION, "eu-central-1", "us-east-1"

@@ -9,7 +9,7 @@ import pytest
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import AuthenticationFailed, KeyRefused, KeyUnavailable, UntrustedKey
 from streamcrypt.events import KeyServiceCalled
-from streamcrypt.keys import aws_opening
+from streamcrypt.keys.aws_kms import opening
 from streamcrypt.keys.local import LocalKeyProvider
 from streamcrypt.keys.provider import RewrappingKeyProvider
 from tests.kms import REGION
@@ -99,13 +99,13 @@ def test_regions_that_are_not_shared_take_decrypt_and_encrypt(server, provider_o
     old, new = server.create_key(), server.create_key(region=FAR)
     made = provider_of(old).generate_data_key(CONTEXT)
     taken = []
-    take = aws_opening.take_plaintext
+    take = opening.take_plaintext
 
     def keep(answer):
         taken.append(take(answer))
         return taken[-1]
 
-    monkeypatch.setattr(aws_opening, "take_plaintext", keep)
+    monkeypatch.setattr(opening, "take_plaintext", keep)
     server.forget_calls()
     (wrapped,) = provider_of(new, region=None, trusted_keys=[old]).rewrap_data_key(made.encrypted, CONTEXT)
     assert [(call.operation, call.region) for call in server.calls] == [("Decrypt", NEAR), ("Encrypt", FAR)]

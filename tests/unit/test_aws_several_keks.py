@@ -13,8 +13,9 @@ from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import Encryptor
 from streamcrypt.errors import AuthenticationFailed, ConfigError, KeyRefused, KeyUnavailable, UntrustedKey
 from streamcrypt.events import DataKeyMinted, DataKeyWrappedForFewer, KeyServiceCalled
-from streamcrypt.keys import aws_sealing, hedging
-from streamcrypt.keys.aws_breaker import OPENS_AFTER
+from streamcrypt.keys import hedging
+from streamcrypt.keys.aws_kms import sealing
+from streamcrypt.keys.aws_kms.breaker import OPENS_AFTER
 from tests.broker import wait_until
 from tests.kms import REGION
 
@@ -29,7 +30,7 @@ PAIRS = tuple(sorted(CONTEXT.items()))
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
     """On a loaded machine, too, a KEK is absent only where a test makes it."""
-    monkeypatch.setattr(aws_sealing, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(sealing, "PATIENCE_SECONDS", 60.0)
     monkeypatch.setattr(hedging, "HEAD_START_SECONDS", 60.0)
 
 
@@ -167,7 +168,7 @@ def test_any_goes_on_with_those_that_answer(server, provider_of, keks, away, how
 @pytest.mark.parametrize("away", [0, 1])
 def test_a_region_that_hangs_is_left_out_and_soon_not_asked(server, provider_of, keks, away, monkeypatch):
     """It is left out after its head start or the patience, and skipped at once when its breaker is open."""
-    monkeypatch.setattr(aws_sealing, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(sealing, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(hedging, "HEAD_START_SECONDS", 0.5)
     provider = provider_of(keks[:2], require="any")
     region = (NEAR, FAR)[away]
@@ -304,7 +305,7 @@ def test_the_dek_is_overwritten_where_it_is_not_given_away(server, provider_of, 
     """Both ours and the copies that Encrypt was given."""
     taken: list[bytearray] = []
     sent: list[bytearray] = []
-    take, encrypt = aws_sealing.take_plaintext, aws_sealing.encrypt
+    take, encrypt = sealing.take_plaintext, sealing.encrypt
 
     def keep(answer):
         taken.append(take(answer))
@@ -316,8 +317,8 @@ def test_the_dek_is_overwritten_where_it_is_not_given_away(server, provider_of, 
             raise ZeroDivisionError
         return encrypt(service, arn, dek, context)
 
-    monkeypatch.setattr(aws_sealing, "take_plaintext", keep)
-    monkeypatch.setattr(aws_sealing, "encrypt", record)
+    monkeypatch.setattr(sealing, "take_plaintext", keep)
+    monkeypatch.setattr(sealing, "encrypt", record)
     if fault == "refused":
         server.call("DisableKey", KeyId=keks[1], region=FAR)
     if fault == "away":
@@ -457,7 +458,7 @@ def test_a_forked_child_mints_though_threads_hung_at_the_fork(server, provider_o
     import os
 
     provider = provider_of(keks[:2], require="any")
-    monkeypatch.setattr(aws_sealing, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(sealing, "PATIENCE_SECONDS", 0.5)
     server.darken(FAR, how="hang")
     provider.generate_data_key(CONTEXT)
     with provider._watch._lock:

@@ -9,8 +9,8 @@ import pytest
 
 from streamcrypt.errors import AuthenticationFailed, KeyRefused, KeyUnavailable, UntrustedKey
 from streamcrypt.events import BreakerClosed, BreakerOpened
-from streamcrypt.keys.aws_breaker import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, OPENS_AFTER, RegionBreaker
 from streamcrypt.keys.aws_kms import AWSKMSKeyProvider
+from streamcrypt.keys.aws_kms.breaker import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, OPENS_AFTER, RegionBreaker
 from streamcrypt.testing import CollectingObserver, KMSServer, ManualClock
 from tests.kms import REGION, use_fake_credentials
 

@@ -19,8 +19,8 @@ from streamcrypt.diagnosis.host import (
     judge_trails,
 )
 from streamcrypt.diagnosis.units import duration, size
-from streamcrypt.keys.aws_facts import CredentialFacts, TrailFacts
-from streamcrypt.keys.aws_trails import read_selectors
+from streamcrypt.keys.aws_kms.facts import CredentialFacts, TrailFacts
+from streamcrypt.keys.aws_kms.trails import read_selectors
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ from moto.server import ThreadedMotoServer
 
 from streamcrypt.diagnosis.host import judge_trails
 from streamcrypt.errors import ConfigError, KeyRefused, KeyUnavailable
-from streamcrypt.keys.aws_facts import Allowed
-from streamcrypt.keys.aws_inspection import KeyInspector
-from streamcrypt.keys.aws_trails import TrailInspector
+from streamcrypt.keys.aws_kms.facts import Allowed
+from streamcrypt.keys.aws_kms.inspection import KeyInspector
+from streamcrypt.keys.aws_kms.trails import TrailInspector
 from streamcrypt.testing import KMSServer
 from tests.kms import REGION, use_fake_credentials
 

@@ -15,7 +15,7 @@ from streamcrypt.diagnosis.keys import (
     judge_replicas,
     judge_rotation,
 )
-from streamcrypt.keys.aws_facts import MAX_ON_DEMAND_ROTATIONS, Allowed, KeyFacts, RotationFacts
+from streamcrypt.keys.aws_kms.facts import MAX_ON_DEMAND_ROTATIONS, Allowed, KeyFacts, RotationFacts
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

@@ -16,7 +16,7 @@ from streamcrypt.errors import (
     StreamcryptError,
     UntrustedKey,
 )
-from streamcrypt.keys.aws_errors import CLIENT_ERRORS, SERVICE_ERRORS, is_botocore_error, map_failure, outcome_of
+from streamcrypt.keys.aws_kms.errors import CLIENT_ERRORS, SERVICE_ERRORS, is_botocore_error, map_failure, outcome_of
 
 KEY = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 MODEL = botocore.session.get_session().get_service_model("kms")

@@ -28,7 +28,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["streamcrypt", "streamcrypt.cli", "streamcrypt.observe", "streamcrypt.keys.aws_names"]
+    "module", ["streamcrypt", "streamcrypt.cli", "streamcrypt.observe", "streamcrypt.keys.aws_kms.names"]
 )
 def test_importing_loads_no_foreign_library(module):
     """Importing the library, or the command line's package, loads nothing that the core does without."""

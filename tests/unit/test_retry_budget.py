@@ -12,9 +12,9 @@ from streamcrypt.decryptor import Decryptor
 from streamcrypt.encryptor import Encryptor
 from streamcrypt.errors import KeyRefused, KeyUnavailable, StreamcryptError
 from streamcrypt.events import KeyServiceCalled
-from streamcrypt.keys.aws_breaker import OPENS_AFTER
-from streamcrypt.keys.aws_calls import ATTEMPTS, BUDGET_SECONDS, RETRY_BURST, RETRY_SHARE, RegionCalls
-from streamcrypt.keys.aws_refusals import PROBE_SECONDS
+from streamcrypt.keys.aws_kms.breaker import OPENS_AFTER
+from streamcrypt.keys.aws_kms.calls import ATTEMPTS, BUDGET_SECONDS, RETRY_BURST, RETRY_SHARE, RegionCalls
+from streamcrypt.keys.aws_kms.refusals import PROBE_SECONDS
 from streamcrypt.testing import CollectingObserver, ManualClock
 from tests.kms import REGION
 

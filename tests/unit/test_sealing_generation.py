@@ -7,8 +7,9 @@ import pytest
 from streamcrypt.encryptor import Encryptor
 from streamcrypt.errors import KeyUnavailable
 from streamcrypt.events import DataKeyGraceBegan, DataKeyMinted, DataKeyRetired, KeyServiceCalled
-from streamcrypt.keys import aws_sealing, hedging
-from streamcrypt.keys.aws_changes import LOOK_EVERY_SECONDS, LOOK_FOR_MISSING_SECONDS
+from streamcrypt.keys import hedging
+from streamcrypt.keys.aws_kms import sealing
+from streamcrypt.keys.aws_kms.changes import LOOK_EVERY_SECONDS, LOOK_FOR_MISSING_SECONDS
 from streamcrypt.keys.local import LocalKeyProvider
 from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.testing import CollectingObserver, ManualClock
@@ -23,7 +24,7 @@ LONG = RotationPolicy(max_age="1d", max_messages=10**9)
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
     """On a loaded machine, too, a KEK is absent only where a test makes it."""
-    monkeypatch.setattr(aws_sealing, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(sealing, "PATIENCE_SECONDS", 60.0)
     monkeypatch.setattr(hedging, "HEAD_START_SECONDS", 60.0)
 
 

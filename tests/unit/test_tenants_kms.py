@@ -8,7 +8,7 @@ import pytest
 
 import streamcrypt as sc
 from streamcrypt.events import DataKeyRetired, KeyAliasMoved
-from streamcrypt.keys.aws_changes import LOOK_APART_SECONDS, LOOK_EVERY_SECONDS
+from streamcrypt.keys.aws_kms.changes import LOOK_APART_SECONDS, LOOK_EVERY_SECONDS
 from streamcrypt.testing import CollectingObserver, KMSServer, ManualClock
 from tests.broker import wait_until
 from tests.kms import REGION

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from streamcrypt.errors import KeyRefused, StreamcryptError, again
-from streamcrypt.keys.aws_errors import ACCESS_DENIED
+from streamcrypt.keys.aws_kms.errors import ACCESS_DENIED
 
 __all__ = ["PROBE_SECONDS", "Refusals", "Request"]
 

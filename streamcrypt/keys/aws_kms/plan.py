@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamcrypt.errors import ConfigError
-from streamcrypt.keys.aws_names import (
+from streamcrypt.keys.aws_kms.names import (
     KEY_NAME_FORMS,
     MAX_KEKS,
     KeyName,

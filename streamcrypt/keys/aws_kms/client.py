@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from streamcrypt.errors import ConfigError, StreamcryptError
-from streamcrypt.keys.aws_errors import is_botocore_error, map_failure
-from streamcrypt.keys.aws_names import check_endpoint, pick_endpoint
+from streamcrypt.keys.aws_kms.errors import is_botocore_error, map_failure
+from streamcrypt.keys.aws_kms.names import check_endpoint, pick_endpoint
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "KMSClients", "forget_in_forked_child", "hush"]
 
@@ -74,7 +74,7 @@ class KMSClients:
         endpoints: One URL, one by region, or None for AWS itself.
         insecure_endpoint: Whether http is accepted beyond loopback.
         service: Which AWS service; default KMS.
-        attempts: botocore's own of each call; default 1, since ``aws_calls`` repeats what a record waits for.
+        attempts: botocore's own of each call; default 1, since ``calls`` repeats what a record waits for.
         read_seconds: How long an answer may take.
     """
 
@@ -163,7 +163,7 @@ class KMSClients:
         settings = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=self._read_seconds,
-            # aws_calls.py retries, and knows of the breaker and of what other threads have spent.
+            # calls.py retries, and knows of the breaker and of what other threads have spent.
             retries={"mode": "standard", "total_max_attempts": self._attempts},
             tcp_keepalive=True,
             max_pool_connections=_POOL_CONNECTIONS,

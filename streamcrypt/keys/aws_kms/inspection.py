@@ -12,10 +12,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from streamcrypt.errors import KeyUnavailable, StreamcryptError
-from streamcrypt.keys.aws_client import KMSClients, hush
-from streamcrypt.keys.aws_errors import ACCESS_DENIED, map_failure, outcome_of, request_id_of
-from streamcrypt.keys.aws_facts import Allowed, CredentialFacts, KeyFacts, RotationFacts
-from streamcrypt.keys.aws_names import check_region, parse_key_name
+from streamcrypt.keys.aws_kms.client import KMSClients, hush
+from streamcrypt.keys.aws_kms.errors import ACCESS_DENIED, map_failure, outcome_of, request_id_of
+from streamcrypt.keys.aws_kms.facts import Allowed, CredentialFacts, KeyFacts, RotationFacts
+from streamcrypt.keys.aws_kms.names import check_region, parse_key_name
 
 __all__ = ["ATTEMPTS", "PERIOD_DAYS", "KeyInspector"]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from streamcrypt.errors import ConfigError, KeyRefused, KeyServiceError, KeyUnavailable
 from streamcrypt.events import KeyAliasMoved, Observer
-from streamcrypt.keys.aws_client import forget_in_forked_child
-from streamcrypt.keys.aws_errors import request_id_of
-from streamcrypt.keys.aws_names import AWS_MANAGED_REMEDY, KeyName, identity_of, parse_key_arn
+from streamcrypt.keys.aws_kms.client import forget_in_forked_child
+from streamcrypt.keys.aws_kms.errors import request_id_of
+from streamcrypt.keys.aws_kms.names import AWS_MANAGED_REMEDY, KeyName, identity_of, parse_key_arn
 
 __all__ = ["LOOK_AGAIN_SECONDS", "RESOLVE_EVERY_SECONDS", "ConfiguredKey", "unusable_answer"]
 

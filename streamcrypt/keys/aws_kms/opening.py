@@ -8,10 +8,10 @@ from streamcrypt.crypto.data_key import wipe
 from streamcrypt.crypto.suites import DEK_BYTES
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import AuthenticationFailed, KeyUnavailable, UntrustedKey
-from streamcrypt.keys.aws_keks import region_of
-from streamcrypt.keys.aws_sealing import take_plaintext
-from streamcrypt.keys.aws_service import KMSService
-from streamcrypt.keys.aws_target import unusable_answer
+from streamcrypt.keys.aws_kms.keks import region_of
+from streamcrypt.keys.aws_kms.sealing import take_plaintext
+from streamcrypt.keys.aws_kms.service import KMSService
+from streamcrypt.keys.aws_kms.target import unusable_answer
 
 __all__ = ["decrypt"]
 

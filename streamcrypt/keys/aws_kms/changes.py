@@ -9,9 +9,9 @@ from contextlib import suppress
 from math import inf
 
 from streamcrypt.errors import StreamcryptError
-from streamcrypt.keys.aws_client import forget_in_forked_child
-from streamcrypt.keys.aws_keks import KEK
-from streamcrypt.keys.aws_names import identity_of
+from streamcrypt.keys.aws_kms.client import forget_in_forked_child
+from streamcrypt.keys.aws_kms.keks import KEK
+from streamcrypt.keys.aws_kms.names import identity_of
 
 __all__ = ["LOOK_APART_SECONDS", "LOOK_EVERY_SECONDS", "LOOK_FOR_MISSING_SECONDS", "LookPace", "SealingWatch"]
 

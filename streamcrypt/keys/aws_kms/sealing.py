@@ -11,11 +11,11 @@ from streamcrypt.crypto.data_key import wipe
 from streamcrypt.crypto.suites import DEK_BYTES
 from streamcrypt.envelope.header import MAX_CIPHERTEXT_BYTES, EncryptedDataKey
 from streamcrypt.errors import ConfigError, KeyRefused, KeyUnavailable, StreamcryptError
-from streamcrypt.keys.aws_changes import SealingWatch
-from streamcrypt.keys.aws_keks import KEK, callable_first, is_unavailable, region_of, the_failure
-from streamcrypt.keys.aws_names import identity_of
-from streamcrypt.keys.aws_service import KMSService
-from streamcrypt.keys.aws_target import unusable_answer
+from streamcrypt.keys.aws_kms.changes import SealingWatch
+from streamcrypt.keys.aws_kms.keks import KEK, callable_first, is_unavailable, region_of, the_failure
+from streamcrypt.keys.aws_kms.names import identity_of
+from streamcrypt.keys.aws_kms.service import KMSService
+from streamcrypt.keys.aws_kms.target import unusable_answer
 from streamcrypt.keys.hedging import all_answers, first_answer
 from streamcrypt.keys.provider import GeneratedDataKey
 

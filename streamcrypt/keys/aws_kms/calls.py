@@ -1,6 +1,6 @@
 """How KMS is called: one retry budget per operation, one retry allowance and one circuit breaker per region.
 
-The only importer of tenacity, and with ``aws_breaker`` of pybreaker; both are loaded at the first call. botocore's own
+The only importer of tenacity, and with ``breaker`` of pybreaker; both are loaded at the first call. botocore's own
 retries are off: it would retry inside each of ours.
 """
 
@@ -24,7 +24,7 @@ from tenacity.stop import stop_base
 
 from streamcrypt.errors import KeyUnavailable
 from streamcrypt.events import Observer
-from streamcrypt.keys.aws_breaker import RegionBreaker
+from streamcrypt.keys.aws_kms.breaker import RegionBreaker
 
 __all__ = ["ATTEMPTS", "BUDGET_SECONDS", "RETRY_BURST", "RETRY_SHARE", "RegionCalls", "RetryAllowance"]
 

@@ -12,16 +12,16 @@ from typing import Any, NoReturn
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import ConfigError, KeyRefused, KeyServiceError, KeyUnavailable, StreamcryptError
 from streamcrypt.events import Observer, ignore_events
-from streamcrypt.keys.aws_changes import LookPace, SealingWatch
-from streamcrypt.keys.aws_client import KMSClients
-from streamcrypt.keys.aws_keks import KEK, Pair, match, order
-from streamcrypt.keys.aws_names import check_endpoint, check_region, identity_of
-from streamcrypt.keys.aws_opening import decrypt
-from streamcrypt.keys.aws_plan import Plan
-from streamcrypt.keys.aws_rewrap import rewrap
-from streamcrypt.keys.aws_sealing import Sealing
-from streamcrypt.keys.aws_service import KMSService
-from streamcrypt.keys.aws_target import LOOK_AGAIN_SECONDS, RESOLVE_EVERY_SECONDS
+from streamcrypt.keys.aws_kms.changes import LookPace, SealingWatch
+from streamcrypt.keys.aws_kms.client import KMSClients
+from streamcrypt.keys.aws_kms.keks import KEK, Pair, match, order
+from streamcrypt.keys.aws_kms.names import check_endpoint, check_region, identity_of
+from streamcrypt.keys.aws_kms.opening import decrypt
+from streamcrypt.keys.aws_kms.plan import Plan
+from streamcrypt.keys.aws_kms.rewrap import rewrap
+from streamcrypt.keys.aws_kms.sealing import Sealing
+from streamcrypt.keys.aws_kms.service import KMSService
+from streamcrypt.keys.aws_kms.target import LOOK_AGAIN_SECONDS, RESOLVE_EVERY_SECONDS
 from streamcrypt.keys.provider import GeneratedDataKey
 
 __all__ = ["AWSKMSKeyProvider"]

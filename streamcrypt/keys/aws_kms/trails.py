@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamcrypt.errors import KeyRefused, StreamcryptError
-from streamcrypt.keys.aws_client import KMSClients, hush
-from streamcrypt.keys.aws_errors import map_failure
-from streamcrypt.keys.aws_facts import TrailFacts
+from streamcrypt.keys.aws_kms.client import KMSClients, hush
+from streamcrypt.keys.aws_kms.errors import map_failure
+from streamcrypt.keys.aws_kms.facts import TrailFacts
 
 __all__ = ["TrailInspector", "read_selectors"]
 

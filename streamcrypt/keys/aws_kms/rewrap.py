@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from streamcrypt.crypto.data_key import wipe
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import AuthenticationFailed, KeyServiceError, KeyUnavailable, StreamcryptError, UntrustedKey
-from streamcrypt.keys.aws_keks import Pair, callable_first, region_of
-from streamcrypt.keys.aws_opening import decrypt
-from streamcrypt.keys.aws_sealing import encrypt, take_ciphertext
-from streamcrypt.keys.aws_service import KMSService
-from streamcrypt.keys.aws_target import unusable_answer
+from streamcrypt.keys.aws_kms.keks import Pair, callable_first, region_of
+from streamcrypt.keys.aws_kms.opening import decrypt
+from streamcrypt.keys.aws_kms.sealing import encrypt, take_ciphertext
+from streamcrypt.keys.aws_kms.service import KMSService
+from streamcrypt.keys.aws_kms.target import unusable_answer
 
 __all__ = ["rewrap"]
 

@@ -13,10 +13,10 @@ from typing import Any
 from streamcrypt.envelope.header import EncryptedDataKey
 from streamcrypt.errors import ConfigError, KeyRefused, KeyUnavailable, StreamcryptError
 from streamcrypt.events import Observer
-from streamcrypt.keys.aws_errors import ACCESS_DENIED
-from streamcrypt.keys.aws_names import KeyName, identity_of, in_region, is_multi_region, parse_key_arn
-from streamcrypt.keys.aws_service import KMSService
-from streamcrypt.keys.aws_target import RESOLVE_EVERY_SECONDS, ConfiguredKey
+from streamcrypt.keys.aws_kms.errors import ACCESS_DENIED
+from streamcrypt.keys.aws_kms.names import KeyName, identity_of, in_region, is_multi_region, parse_key_arn
+from streamcrypt.keys.aws_kms.service import KMSService
+from streamcrypt.keys.aws_kms.target import RESOLVE_EVERY_SECONDS, ConfiguredKey
 from streamcrypt.keys.hedging import first_answer
 
 __all__ = ["KEK", "Pair", "callable_first", "is_unavailable", "match", "order", "region_of", "the_failure"]

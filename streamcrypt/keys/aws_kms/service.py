@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from streamcrypt.errors import ConfigError, KeyRefused, KeyUnavailable, StreamcryptError
 from streamcrypt.events import KeyServiceCalled, Observer
-from streamcrypt.keys.aws_client import KMSClients, forget_in_forked_child, hush
-from streamcrypt.keys.aws_errors import CREDENTIAL_CODES, map_failure, outcome_of, request_id_of
-from streamcrypt.keys.aws_refusals import Refusals, Request
+from streamcrypt.keys.aws_kms.client import KMSClients, forget_in_forked_child, hush
+from streamcrypt.keys.aws_kms.errors import CREDENTIAL_CODES, map_failure, outcome_of, request_id_of
+from streamcrypt.keys.aws_kms.refusals import Refusals, Request
 
 if TYPE_CHECKING:
-    from streamcrypt.keys.aws_calls import RegionCalls
+    from streamcrypt.keys.aws_kms.calls import RegionCalls
 
 __all__ = ["KMSService"]
 
@@ -94,7 +94,7 @@ class KMSService:
             members: What is sent besides the KEK.
 
         Raises:
-            StreamcryptError: As the table of ``aws_errors`` says.
+            StreamcryptError: As the table of ``errors`` says.
         """
         if self._only and region != self._only:
             raise KeyUnavailable(
@@ -148,7 +148,7 @@ class KMSService:
         calls = self._calls.get(region)
         if calls is None:
             try:
-                from streamcrypt.keys.aws_calls import RegionCalls
+                from streamcrypt.keys.aws_kms.calls import RegionCalls
             except ImportError:
                 raise ConfigError(
                     "tenacity or pybreaker is not installed", remedy="pip install 'streamcrypt[aws]'"
