@@ -64,6 +64,8 @@ _SHOWN = 200
 _take_nonce = itemgetter(slice(NONCE_BYTES))
 _drop_nonce = itemgetter(slice(NONCE_BYTES, None))
 _block_aads = lru_cache(maxsize=64)(block_aad_builder)
+# A header that this reader's policy refuses has no entry, and one writer's records all carry it. At most 1 MB.
+_decode = lru_cache(maxsize=64)(decode_header)
 
 
 class Decryptor:
@@ -356,7 +358,7 @@ class Decryptor:
         known = self._entries.get(header_bytes)
         at_once = getattr(self._keys, "answers_at_once", False)
         try:
-            header = known.header if known is not None else decode_header(header_bytes)
+            header = known.header if known is not None else _decode(header_bytes)
             self._check_policy(header, topic)
             # To look ahead helps neither against headers that are refused nor where nothing is waited for.
             self.misses += not at_once
@@ -435,7 +437,7 @@ class Decryptor:
         header_bytes, topic, partition = item
         # One token is left for the records themselves.
         if self._budget.left(topic, partition) >= _TOKENS_AHEAD:
-            header = decode_header(header_bytes)
+            header = _decode(header_bytes)
             self._check_policy(header, topic)
             self._obtain(header_bytes, header, topic, partition)
 

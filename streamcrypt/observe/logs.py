@@ -108,8 +108,9 @@ class LogObserver:
         level = raised_level(event) or level
         if not self._logs.shows(level):
             return
-        line = {field: _plain(field, getattr(event, field)) for field in _FIELDS[type(event)]}
-        self._logs.write(name, level, line, kind_of(event))
+        # A poisoned topic has this for every record: what is left out is not put into words before.
+        if self._logs.admits(name, level, kind_of(event)):
+            self._logs.say(name, level, {field: _plain(field, getattr(event, field)) for field in _FIELDS[type(event)]})
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -228,11 +229,12 @@ class Logs:
             kind: By what it counts as a repeat of another of that name; None (default): it is always written. Debug
                 lines always are: who asks for them wants them all.
         """
-        if not self.shows(level):
-            return
-        if kind is not None and level != "debug" and not self._repeats.admits((level, name, *kind)):
-            return
-        self._say(name, level, fields)
+        if self.shows(level) and self.admits(name, level, kind):
+            self.say(name, level, fields)
+
+    def admits(self, name: str, level: Level, kind: Kind | None) -> bool:
+        """Count a line that :meth:`shows` admits as a repeat of its kind; say whether it is to be said."""
+        return kind is None or level == "debug" or self._repeats.admits((level, name, *kind))
 
     def _tell(self, left_out: Iterable[Suppressed]) -> None:
         for entry in left_out:
@@ -240,9 +242,10 @@ class Logs:
             if _LEVELS[level] >= self._threshold:
                 alike = dict(zip(_ALIKE_NAMES[name], values, strict=False))
                 told = {"suppressed": name, "alike": alike, "lines": entry.lines, "seconds": entry.seconds}
-                self._say(SUPPRESSED_EVENT, level, told)
+                self.say(SUPPRESSED_EVENT, level, told)
 
-    def _say(self, name: str, level: Level, fields: Mapping[str, Any]) -> None:
+    def say(self, name: str, level: Level, fields: Mapping[str, Any]) -> None:
+        """Say a line of which :meth:`shows` and :meth:`admits` said yes."""
         with contextlib.suppress(OSError, ValueError):
             getattr(self._logger, level)(name, **self._always, **fields)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from streamcrypt.encryptor import LANE_UNKNOWN, HeaderList, TopicSealer
 from streamcrypt.envelope.header import OUR_HEADERS
@@ -156,18 +155,20 @@ class DeadLetters:
         return Letter(sealed, sent)
 
     def _about(self, place: Place, offset: int, timestamp: int, error: StreamcryptError) -> HeaderList:
-        facts: dict[str, Any] = {
-            "reason": str(error)[:_REASON_CHARACTERS],
-            "class": type(error).__name__,
-            "topic": place[0],
-            "partition": place[1],
-            "offset": offset,
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "pipeline": self._pipeline,
-        }
+        # ISO 8601 of the form that readers of JavaScript and Java know best.
+        now = f"{datetime.now(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+        about: HeaderList = [
+            (f"{_PREFIX}reason", str(error)[:_REASON_CHARACTERS].encode()),
+            (f"{_PREFIX}class", type(error).__name__.encode()),
+            (f"{_PREFIX}topic", place[0].encode()),
+            (f"{_PREFIX}partition", b"%d" % place[1]),
+            (f"{_PREFIX}offset", b"%d" % offset),
+            (f"{_PREFIX}time", now.encode()),
+            (f"{_PREFIX}pipeline", self._pipeline.encode()),
+        ]
         if timestamp:
-            facts["timestamp"] = timestamp
-        return [(_PREFIX + name, str(fact).encode()) for name, fact in facts.items()]
+            about.append((f"{_PREFIX}timestamp", b"%d" % timestamp))
+        return about
 
 
 def without_our_headers(headers: Sequence[tuple[str, bytes | None]]) -> HeaderList:

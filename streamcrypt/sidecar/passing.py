@@ -14,7 +14,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from streamcrypt.clients.headers import UNREADABLE, headers_of, read_headers, unreadable
+from streamcrypt.clients.headers import UNREADABLE, headers_of, unreadable
 from streamcrypt.errors import KeyServiceError, RecordTooLarge, StreamcryptError, again
 from streamcrypt.events import BatchDone, Observer, PartitionPaused, PartitionResumed, PlaintextPassed, RecordFailed
 from streamcrypt.sidecar.delivery import Delivery
@@ -28,6 +28,7 @@ from streamcrypt.sidecar.failures import (
     refused,
     verdict,
 )
+from streamcrypt.sidecar.fetched import Block, Fetched
 from streamcrypt.sidecar.holds import Gate, Hold
 from streamcrypt.sidecar.ledger import Ledger, Place, Progress
 from streamcrypt.sidecar.membership import Membership
@@ -137,26 +138,24 @@ class Passing:
         if self.holds and (shut := self._shut(place)) is not None:
             self._hold(place, messages, again(shut))
             return
-        rest = messages
-        while rest:
-            if self._is_suspect(place, rest[0]):
-                going_on, done = self._pass_warily(place, rest)
+        fetched, at = Fetched(messages), 0
+        while at < len(messages):
+            if self._is_suspect(place, messages[at]):
+                going_on, done = self._pass_warily(place, messages[at:])
                 if not going_on:
                     return
-                rest = rest[done:]
+                at += done
                 continue
-            if bare := self._safeguards.bare_ahead(*place, rest):
-                passed, error = self._pass(place, rest[:bare], AS_IT_IS)
-                if passed:
-                    self._observer(PlaintextPassed(self._spec.name, *place, rest[passed - 1].offset(), passed))
-                if error is not None and not self._deal_with(place, rest[passed:], error):
+            bare = self._safeguards.bare_ahead(*place, messages, at)
+            end, work_instead = (at + bare, AS_IT_IS) if bare else (len(messages), None)
+            passed, error = self._pass(place, fetched, at, end, work_instead)
+            at += passed
+            if bare and passed:
+                self._observer(PlaintextPassed(self._spec.name, *place, messages[at - 1].offset(), passed))
+            if error is not None:
+                if not self._deal_with(place, messages, at, error):
                     return
-                rest = rest[passed + (error is not None) :]
-                continue
-            passed, error = self._pass(place, rest)
-            if error is None or not self._deal_with(place, rest[passed:], error):
-                return
-            rest = rest[passed + 1 :]
+                at += 1
 
     def suspect(self, places: Progress) -> None:
         """Have the records below these offsets pass few by few and at last alone: a broker refuses one of them."""
@@ -172,10 +171,10 @@ class Passing:
     # -- passing -----------------------------------------------------------------------------------------------------
 
     def _pass(
-        self, place: Place, messages: Sequence[Any], work_instead: PartitionWork | None = None
+        self, place: Place, fetched: Fetched, at: int, end: int, work_instead: PartitionWork | None = None
     ) -> tuple[int, StreamcryptError | None]:
-        """Pass the records of one partition in order; say how many passed, and what stopped the next one."""
-        started = time.perf_counter()
+        """Pass the records from ``at`` to before ``end`` in order; say how many passed, and what stopped the next."""
+        started, messages = time.perf_counter(), fetched.messages
         failure: StreamcryptError | None = None
         passed_before = self._tally.passed
         # What passes as it is does not grow or shrink.
@@ -183,21 +182,21 @@ class Passing:
         try:
             work, target, partition = self._work_of(place)
             work = work_instead or work
-            self._ledger.touch(place, messages[0].offset())
+            self._ledger.touch(place, messages[at].offset())
             self._delivery.begin()
-            start, block = 0, self._block
-            while start < len(messages):
-                if start and self._delivery.overdue:
+            start, block = at, self._block
+            while start < end:
+                if start > at and self._delivery.overdue:
                     # Every record may have cost a call to the key service.
-                    self._note_passed(place, messages, start)
+                    self._note_passed(place, messages[start - 1], start - at)
                     self._commit()
                     self._ledger.touch(place, messages[start].offset())
                     self._delivery.begin()
-                few = messages[start : start + block]
-                done = self._pass_block(place, few, work, target, partition, growth)
+                asked = min(block, end - start)
+                done = self._pass_block(place, fetched.block(start, start + asked), work, target, partition, growth)
                 start += done
                 # Stopped short: the next one fails, most likely, and has to be met by itself.
-                block = 1 if done < len(few) else min(max(2 * block, _BLOCK_AFTER_FAILURE), _BLOCK)
+                block = 1 if done < asked else min(max(2 * block, _BLOCK_AFTER_FAILURE), _BLOCK)
             self._block = block
         except (ConnectionLost, PipelineHalted):
             raise
@@ -209,15 +208,15 @@ class Passing:
         finally:
             passed = self._tally.passed - passed_before
             if passed:
-                self._note_passed(place, messages, passed)
+                self._note_passed(place, messages[at + passed - 1], passed)
             self._tally.seconds += time.perf_counter() - started
         if failure is not None:
             self._block = _BLOCK_AFTER_FAILURE
         self.passed += passed
         return passed, failure
 
-    def _note_passed(self, place: Place, messages: Sequence[Any], passed: int) -> None:
-        self._ledger.passed(place, messages[passed - 1].offset() + 1)
+    def _note_passed(self, place: Place, last: Any, passed: int) -> None:
+        self._ledger.passed(place, last.offset() + 1)
         if (hold := self.holds.get(place)) is not None:
             # A commit of what passed with the offset of what waited would have it twice, should we die then.
             hold.passed = passed
@@ -231,12 +230,10 @@ class Passing:
             self._observer(BatchDone(self._spec.name, place[0], *counts, *times, tally.as_it_is))
 
     def _pass_block(
-        self, place: Place, messages: Sequence[Any], work: PartitionWork, target: str, partition: int, growth: int
+        self, place: Place, block: Block, work: PartitionWork, target: str, partition: int, growth: int
     ) -> int:
         """Pass a block of records, or as many of its first ones as can be done at once; say how many."""
-        values: list[bytes | None] = list(map(Message.value, messages))
-        keys: list[bytes | None] = list(map(Message.key, messages))
-        headers = read_headers(messages)
+        messages, values, keys, headers = block
         # One alone is met by itself: what it fails of is then looked for once.
         began = time.perf_counter()
         transformed = work.block(values, keys, headers) if len(values) > 1 else None
@@ -245,7 +242,7 @@ class Passing:
         done = len(transformed[0]) if transformed else 0
         if done < len(messages) and done:
             # The next one does not open: those before it go first, and it is then met by itself.
-            messages, values, keys, headers = messages[:done], values[:done], keys[:done], headers[:done]
+            messages, values, keys, headers = block = block.first(done)
         if done and self._evidence and self._evidence.look(*place, messages, values, headers):
             done = 0
         stamps = map(Message.timestamp, messages)
@@ -253,7 +250,7 @@ class Passing:
         if done and transformed:
             sent = zip(stamps, keys, *transformed, strict=True)
         else:
-            sent = self._one_by_one(place, messages, work)
+            sent = self._one_by_one(place, block, work)
         # Any: confluent-kafka's stubs want header lists that may hold text, and lists are invariant.
         produce: Any = self._delivery.producer.produce
         passed = 0
@@ -271,10 +268,9 @@ class Passing:
         return passed
 
     def _one_by_one(
-        self, place: Place, messages: Sequence[Any], work: PartitionWork
+        self, place: Place, block: Block, work: PartitionWork
     ) -> Iterator[tuple[Any, bytes | None, bytes | None, Any]]:
-        for message in messages:
-            value, key, headers = message.value(), message.key(), headers_of(message)
+        for message, value, key, headers in zip(*block, strict=True):
             sent = work.one(value, key, headers)
             if self._evidence:
                 violated = self._evidence.look(*place, [message], [value], [headers])
@@ -316,9 +312,9 @@ class Passing:
             Whether the others may follow, and how many are done.
         """
         self._commit()
-        few = messages[: self._together]
-        bare = self._safeguards.bare_ahead(*place, few)
-        passed, error = self._pass(place, few[:bare] or few, AS_IT_IS if bare else None)
+        few = Fetched(messages[: self._together])
+        bare = self._safeguards.bare_ahead(*place, few.messages)
+        passed, error = self._pass(place, few, 0, bare or len(few), AS_IT_IS if bare else None)
         refusal = self._refusal(passed)
         if refusal is not None and passed > 1:
             self._together = max(1, passed // _FEWER)
@@ -328,7 +324,7 @@ class Passing:
             passed, error = 0, refusal
         if error is None:
             return True, passed
-        going_on = self._deal_with(place, messages[passed:], error)
+        going_on = self._deal_with(place, messages, passed, error)
         worse = self._refusal(0)
         if worse is not None:
             raise self._halted(place, messages[passed], f"its dead letter is refused: {worse}", worse.remedy)
@@ -351,9 +347,9 @@ class Passing:
 
     # -- what cannot pass ----------------------------------------------------------------------------------------------
 
-    def _deal_with(self, place: Place, messages: Sequence[Any], error: StreamcryptError) -> bool:
-        """Do what the policy says of the first of these records; say whether the others may follow."""
-        message = messages[0]
+    def _deal_with(self, place: Place, messages: Sequence[Any], at: int, error: StreamcryptError) -> bool:
+        """Do what the policy says of the record ``at`` this place; say whether the others may follow."""
+        message = messages[at]
         if headers_of(message) is UNREADABLE:
             error = unreadable()
         decision = verdict(error, self._spec.on_failure)
@@ -363,7 +359,7 @@ class Passing:
             except KeyServiceError as away:
                 error, decision = away.with_traceback(None), Verdict.WAIT
         if decision is Verdict.WAIT:
-            self._hold(place, messages, error)
+            self._hold(place, messages[at:], error)
             if self._delivery.must_not_wait:
                 self._commit()
             return False
@@ -462,7 +458,7 @@ class Passing:
 
     def _try(self, place: Place, hold: Hold, now: float) -> None:
         gate, messages = hold.gate, list(hold.messages)
-        passed, error = self._pass(place, messages)
+        passed, error = self._pass(place, Fetched(messages), 0, len(messages))
         hold.drop_passed()
         if error is None:
             del self.holds[place]
@@ -474,9 +470,8 @@ class Passing:
                 self._commit()
         else:
             del self.holds[place]
-            rest = messages[passed:]
-            if self._deal_with(place, rest, error):
-                self.take(place, rest[1:])
+            if self._deal_with(place, messages, passed, error):
+                self.take(place, messages[passed + 1 :])
             if place in self.holds:
                 self.holds[place].take_over(hold)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException
@@ -107,14 +108,14 @@ class Safeguards:
             compacted = {topic for topic in sources if _is_compacted(admin, topic, pipeline, observer)}
             self.evidence.begin(frozenset(compacted))
 
-    def bare_ahead(self, topic: str, partition: int, messages: Sequence[Any]) -> int:
-        """Say how many of these records, from the first on, may pass without an envelope and have none."""
+    def bare_ahead(self, topic: str, partition: int, messages: Sequence[Any], at: int = 0) -> int:
+        """Say how many of these records, from that ``at`` this place on, have no envelope and may pass without one."""
         if topic not in self.cutover.topics:
             return 0
-        for count, message in enumerate(messages):
+        for count, message in enumerate(islice(messages, at, None)):
             if not self.cutover.admits(topic, partition, message.offset(), message.value(), headers_of(message)):
                 return count
-        return len(messages)
+        return len(messages) - at
 
 
 def _is_compacted(admin: AdminClient, topic: str, pipeline: str, observer: Observer) -> bool:

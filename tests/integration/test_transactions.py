@@ -25,7 +25,7 @@ def _numbers(broker, topic: str) -> list[list[int]]:
     return numbers(broker, topic, PARTITIONS)
 
 
-def _assert_each_once(broker, topic: str, count: int, seconds: float = 40) -> None:
+def _assert_each_once(broker, topic: str, count: int, seconds: float = 120) -> None:
     """Every record arrives; none twice, each partition in order."""
     wait_until(lambda: sum(map(len, _numbers(broker, topic))) >= count, "every record", seconds)
     assert _numbers(broker, topic) == [list(range(p, count, PARTITIONS)) for p in range(PARTITIONS)]
@@ -40,7 +40,7 @@ def _committed(broker, group: str, topic: str) -> list[int]:
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group, "log_level": 0})
     try:
         places = [TopicPartition(topic, p) for p in range(len(broker.describe(topic).partitions))]
-        return [place.offset for place in consumer.committed(places, timeout=10)]
+        return [place.offset for place in consumer.committed(places, timeout=30)]
     except KafkaException:
         return []  # its coordinator is on its way
     finally:
@@ -51,7 +51,7 @@ def _ends(broker, topic: str) -> list[int]:
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "ends"})
     try:
         places = [TopicPartition(topic, p) for p in range(len(broker.describe(topic).partitions))]
-        return [consumer.get_watermark_offsets(place, timeout=10)[1] for place in places]
+        return [consumer.get_watermark_offsets(place, timeout=30)[1] for place in places]
     finally:
         consumer.close()
 
@@ -147,7 +147,7 @@ def test_of_a_batch_that_a_broker_refuses_only_the_culprit_is_left_behind(broker
     config, source, target = _refusing(broker, tmp_path, kind, on_failure=policy, **extra)
     with Sidecar(tmp_path, config) as sidecar:
         wait_until(
-            lambda: _committed(broker, _pipeline(config)["group"], source) == [21, 21], "all to be committed", 60
+            lambda: _committed(broker, _pipeline(config)["group"], source) == [21, 21], "all to be committed", 90
         )
         assert {e["error"] for e in sidecar.of("record.failed")} == {REFUSALS[kind][2]}
         assert sidecar.of("unit.given_up")
@@ -186,8 +186,8 @@ def test_a_refused_record_among_thousands_costs_seconds_not_minutes(broker, tmp_
     config = config_of(broker.bootstrap, keyring_at(tmp_path), pipeline)
     config["kafka"]["producer"] = {"compression.type": "none", "batch.size": 20_000}
     with Sidecar(tmp_path, config) as sidecar:
-        sidecar.wait_for("record.failed", 30)
-        wait_until(lambda: len(broker.read(target)) == count - 1, "the others", 30)
+        sidecar.wait_for("record.failed")
+        wait_until(lambda: len(broker.read(target)) == count - 1, "the others")
         # librdkafka follows each refusal up with a failure of its own, "skipped sequence numbers".
         assert len(sidecar.of("unit.given_up")) <= 30
         assert len(sidecar.of("data_key.minted")) <= 32
@@ -203,7 +203,7 @@ def test_a_second_process_with_our_instance_fences_us_and_the_log_says_why(broke
         first.committed(500)
         with Sidecar(tmp_path, other) as second:
             restarting = first.wait_for("pipeline.restarting")
-            wait_until(lambda: first.get("/healthz")[0] == 503, "a failing health check", 5)
+            wait_until(lambda: first.get("/healthz")[0] == 503, "a failing health check")
             for words in ("second process", "transaction.timeout.ms", "instance"):
                 assert words in restarting["detail"]
             second.kill()
@@ -254,10 +254,11 @@ def test_members_come_go_and_are_missed_and_each_record_arrives_once(broker, tmp
         with Sidecar(tmp_path, third) as missed:
             missed.wait_for("batch.done")
             os.kill(missed.process.pid, signal.SIGSTOP)
+            # Only turns from now on: it may not have turned since it gave one away.
+            turns = len(first.of("pipeline.turned"))
             wait_until(
-                lambda: sum(e["assigned"] == PARTITIONS for e in first.of("pipeline.turned")[-2:]) == 2,
+                lambda: [e["assigned"] for e in first.of("pipeline.turned")[turns:][-2:]] == [PARTITIONS] * 2,
                 "the first to have all partitions",
-                40,
             )
             os.kill(missed.process.pid, signal.SIGCONT)
             # A batch that was under way when it was stopped may end before it learns that it was missed.
@@ -266,7 +267,7 @@ def test_members_come_go_and_are_missed_and_each_record_arrives_once(broker, tmp
                 "it to learn that it was missed",
             )
             seen = len(missed.events)
-            missed.wait_for("batch.done", after=seen, seconds=40)
+            missed.wait_for("batch.done", after=seen)
             assert missed.stop() == 0
         assert first.of("unit.given_up") == [] or first.process.poll() is None
     with Sidecar(tmp_path, config) as last:
@@ -297,20 +298,20 @@ def test_the_consumer_group_protocol_needs_no_classic_property_and_recovers(brok
         with Sidecar(tmp_path, config) as first:
             first.committed(500)
             group = _pipeline(config)["group"]
-            found = broker.admin.describe_consumer_groups([group])[group].result(10)
+            found = broker.admin.describe_consumer_groups([group])[group].result(30)
             assert [member.group_instance_id for member in found.members] == [None]
             with Sidecar(tmp_path, other) as second:
-                second.wait_for("batch.done", 40)
+                second.wait_for("batch.done")
                 first.wait_for("partitions.revoked")
                 assert second.stop() == 0
             with Sidecar(tmp_path, other) as second:
-                second.wait_for("batch.done", 40)
+                second.wait_for("batch.done")
                 second.kill()
             first.kill()
         with Sidecar(tmp_path, config) as first:
-            first.wait_for("batch.done", 40)
+            first.wait_for("batch.done")
     with Sidecar(tmp_path, config) as last:
-        _assert_each_once(broker, target, load.sent, 60)
+        _assert_each_once(broker, target, load.sent)
         assert last.stop() == 0
 
 
@@ -323,29 +324,32 @@ def test_while_kms_is_away_no_transaction_stays_open(broker, tmp_path):
         config = config_of(
             broker.bootstrap, kms_keys(kms), pipeline, rotation={"max_messages": 50, "max_age": "10m", "grace": "0s"}
         )
-        # What the others seal is committed after half of it.
-        config["kafka"]["producer"] = {"transaction.timeout.ms": 20_000}
+        # What is sealed is committed after half of it at the latest.
+        config["kafka"]["producer"] = {"transaction.timeout.ms": 120_000}
         with Sidecar(tmp_path, config) as sidecar:
             sidecar.ready()
             kms.drop()
             broker.produce(source, [{"key": b"%d" % n, "value": b"v"} for n in range(200)])
-            sidecar.wait_for("partition.paused")
-            wait_until(lambda: len(broker.read(target)) % 50 == 0 and broker.read(target), "what was sealed", 3)
-            before = len(broker.read(target))
-            assert before < 200
+            paused = sidecar.wait_for("partition.paused")
+            sidecar.wait_for("pipeline.turned", after=sidecar.events.index(paused))
+            before = sum(event["records"] for event in sidecar.of("batch.done"))
+            assert 0 < before < 200
+            assert before % 50 == 0
+            wait_until(lambda: len(broker.read(target)) == before, "what was sealed", 30)
             # An open transaction would hold back readers of everything behind it.
             broker.produce(target, [{"key": b"-1", "value": b"of somebody else"}])
             assert len(broker.read(target)) == before + 1
             kms.heal()
-            wait_until(lambda: len(broker.read(target)) == 201, "the others")
+            wait_until(lambda: sum(event["records"] for event in sidecar.of("batch.done")) == 200, "the others")
             assert sidecar.stop() == 0
+    assert len(broker.read(target)) == 201
     assert [int(m.key()) for m in broker.read(target) if m.key() != b"-1"] == list(range(200))
 
 
 def test_a_commit_interval_longer_than_a_transaction_may_last_does_not_fence_ourselves(broker, tmp_path, config):
     """It commits within half of the transaction timeout."""
     _pipeline(config)["commit_interval"] = "1h"
-    config["kafka"]["producer"] = {"transaction.timeout.ms": 2_000}
+    config["kafka"]["producer"] = {"transaction.timeout.ms": 5_000}
     source, target = _pipeline(config)["from"], _pipeline(config)["to"]
     with Load(broker, source, PARTITIONS, burst=150, size=100).running() as load, Sidecar(tmp_path, config) as sidecar:
         sidecar.committed(600)
@@ -361,35 +365,46 @@ def test_static_ids_name_group_instance_and_worker(broker, tmp_path, config):
     with Sidecar(tmp_path, config) as sidecar:
         sidecar.ready()
         group = _pipeline(config)["group"]
-        found = broker.admin.describe_consumer_groups([group])[group].result(10)
+        found = broker.admin.describe_consumer_groups([group])[group].result(30)
         assert [m.group_instance_id for m in found.members] == [f"{group}.{_pipeline(config)['instance']}.0"]
         assert sidecar.stop() == 0
 
 
 def test_a_signal_in_the_middle_of_holds_and_batches_commits_nothing_that_did_not_pass(broker, tmp_path):
     """Stopped while some partitions wait for KMS and others pass: the next start continues without a gap."""
-    count, partitions = 600, 6
+    count, partitions = 300, 6
     sources = [broker.create_topic(partitions=partitions), broker.create_topic(partitions=partitions)]
     targets = {topic: broker.create_topic(f"{topic}.sealed", partitions=partitions) for topic in sources}
     with KMSServer() as kms:
         kms.create_key("alias/payments")
         pipeline = {"mode": "encrypt", "from": sources, "to": "{topic}.sealed"}
         config = config_of(
-            broker.bootstrap, kms_keys(kms), pipeline, rotation={"max_messages": 40, "max_age": "10m", "grace": "0s"}
+            broker.bootstrap, kms_keys(kms), pipeline, rotation={"max_messages": 10, "max_age": "10m", "grace": "0s"}
         )
-        records = [{"key": b"%d" % n, "value": b"v", "partition": n % partitions} for n in range(count)]
-        for source in sources:
-            broker.produce(source, records)
+        sent = 0
+
+        def produce() -> None:
+            nonlocal sent
+            numbers = range(sent, sent + count)
+            for source in sources:
+                broker.produce(
+                    source, [{"key": b"%d" % n, "value": b"v", "partition": n % partitions} for n in numbers]
+                )
+            sent += count
+
+        produce()
         for turn in itertools.count():
             with Sidecar(tmp_path, config) as sidecar:
                 sidecar.wait_for("batch.done")
                 if turn < 3:
                     kms.drop()
+                    # It may have passed all that there was before KMS went; and minted ahead, for 160 records of each.
+                    produce()
                     sidecar.wait_for("partition.paused")
                     threading.Event().wait(0.1 * turn)
                 else:
                     for target in targets.values():
-                        wait_until(lambda t=target: len(broker.read(t)) >= count, "every record", 40)
+                        wait_until(lambda t=target: len(broker.read(t)) >= sent, "every record", 120)
                 assert sidecar.stop() == 0
                 kms.heal()
             if turn == 3:
@@ -397,4 +412,4 @@ def test_a_signal_in_the_middle_of_holds_and_batches_commits_nothing_that_did_no
     for target in targets.values():
         for p in range(partitions):
             found = [int(m.key()) for m in broker.read(target) if m.partition() == p]
-            assert found == list(range(p, count, partitions))
+            assert found == list(range(p, sent, partitions))

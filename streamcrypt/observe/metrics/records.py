@@ -46,6 +46,7 @@ class RecordMetrics:
         self._define_failed(families)
         self._define_committed(families)
         self._series: dict[tuple[str, str], _Series] = {}
+        self._failures: dict[tuple[str, str, str, str], Counter] = {}
         self._modes: dict[str, str] = {}
         self._misses: Tally[str] = Tally()
         # Data keys are opened on other threads than records.
@@ -190,7 +191,11 @@ class RecordMetrics:
         series.read.inc()
         if event.action == "dead_letter":
             series.dead_letters.inc()
-        self._record_failed.labels(event.pipeline, event.topic, event.error, event.action).inc()
+        labels = (event.pipeline, event.topic, event.error, event.action)
+        failures = self._failures.get(labels)
+        if failures is None:
+            failures = self._failures[labels] = self._record_failed.labels(*labels)
+        failures.inc()
 
     def _committed(self, event: events.OffsetsCommitted) -> None:
         self._commits.labels(event.pipeline).inc()
