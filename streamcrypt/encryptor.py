@@ -226,9 +226,12 @@ class Encryptor:
             issuer.retire(reason)
 
     def rotate(self) -> None:
-        """Drop the data keys of all topics, those minted ahead among them: the next record gets a new one."""
+        """Drop the data keys of all topics, those minted ahead or on their way among them.
+
+        The next record gets one whose minting began after this.
+        """
         for issuer in self._issuers():
-            issuer.let_go("operator")
+            issuer.let_go("operator", on_their_way=True)
 
     def rotate_by(self, rotation: RotationPolicy) -> None:
         """Replace data keys by another policy from now on; one that is over a limit of it seals nothing more."""

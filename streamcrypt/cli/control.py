@@ -1,21 +1,20 @@
 """The control socket: what ``streamcrypt ctl`` and a running process say to each other, and where they meet.
 
-A local stream socket of mode 0600. One line of JSON each way, then the connection ends. Besides the mode, the kernel is
-asked who the peer is (SO_PEERCRED, unix(7)): the same user, or root. Nothing here is a secret, and nothing a key.
+A local stream socket of mode 0600. One line of JSON each way, then the connection ends. Besides the mode, both ends ask
+the kernel who the peer is (SO_PEERCRED, unix(7)): the same user, or root. Nothing here is a secret, and nothing a key.
+The place itself, as a file: ``control_place.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import socket
-import stat
 import struct
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,10 @@ __all__ = [
     "BadRequest",
     "Peer",
     "Request",
-    "Unsafe",
     "answer_line",
     "candidates",
+    "default_directories",
     "peer_of",
-    "private",
     "read_line",
     "socket_path",
 ]
@@ -52,17 +50,11 @@ MOST_REQUEST = 64 * 1024
 MOST_ANSWER = 8 * 2**20
 """Bytes: a snapshot of the status is bounded far below."""
 
-_LONGEST_PATH = 107  # sun_path of unix(7), less the zero at its end
-_PRIVATE = 0o700
 _CREDENTIALS = struct.Struct("3i")
 
 
 class BadRequest(Exception):
     """What came is no request, or none that this version knows."""
-
-
-class Unsafe(Exception):
-    """A socket may not be made there; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +169,14 @@ def candidates(path: Path, environ: Mapping[str, str] = os.environ) -> Sequence[
     if chosen != CONTROL_DEFAULT:
         placed = _placed(path, chosen if isinstance(chosen, str) else None)
         return [placed] if placed else []
-    directories = dict.fromkeys([*_directories(), _directory(tempfile.gettempdir())])
-    return [directory / _name(path) for directory in directories]
+    return [directory / _name(path) for directory in dict.fromkeys(default_directories())]
 
 
 def _placed(path: Path, chosen: str | None) -> Path | None:
     if chosen is None:
         return None
     if chosen == CONTROL_DEFAULT:
-        return _directories()[0] / _name(path)
+        return default_directories()[0] / _name(path)
     return path.parent / chosen
 
 
@@ -194,7 +185,8 @@ def _name(path: Path) -> str:
     return f"{hashlib.sha256(os.fsencode(Path.cwd() / path)).hexdigest()[:16]}.sock"
 
 
-def _directories() -> list[Path]:
+def default_directories() -> Sequence[Path]:
+    """Give the directories where sockets of this user are that nobody named a place for, best first."""
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     roots = [given] if given and Path(given).is_dir() else []
     return [_directory(root) for root in (*roots, tempfile.gettempdir())]
@@ -203,66 +195,3 @@ def _directories() -> list[Path]:
 def _directory(root: str) -> Path:
     # /tmp is everybody's: each user has a directory there that no other may look into.
     return Path(root) / f"streamcrypt-{os.geteuid()}"
-
-
-@contextlib.contextmanager
-def _as_unsafe() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unsafe(error.strerror or type(error).__name__) from None
-
-
-def private(path: Path, *, ours: bool) -> socket.socket:
-    """Make the socket, mode 0600, and listen.
-
-    Args:
-        path: Where. What a process that is no more has left there is taken away.
-        ours: Whether the directory is our default one: made where it is missing, and held to be nobody else's.
-
-    Raises:
-        Unsafe: It cannot be made there, or another process listens.
-    """
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise Unsafe(f"a path of a socket has {_LONGEST_PATH} bytes at most")
-    if ours:
-        _make_directory(path.parent)
-    with _as_unsafe():
-        _clear(path)
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            # Before it has a name: so it never has another mode there, whatever the umask. Linux takes it over.
-            os.fchmod(made.fileno(), 0o600)
-            made.bind(str(path))
-            path.chmod(0o600)
-            made.listen(16)
-        except BaseException:
-            made.close()
-            raise
-    return made
-
-
-def _make_directory(directory: Path) -> None:
-    with _as_unsafe():
-        directory.mkdir(mode=_PRIVATE, exist_ok=True)
-        found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise Unsafe(f"{directory} is not a directory of this user alone (mode 0700)")
-
-
-def _clear(path: Path) -> None:
-    """Take away what a process left behind that was killed."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise Unsafe("something else than a socket is there")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        else:
-            raise Unsafe("another process listens there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +14,12 @@ from streamcrypt.cli.control import (
     MOST_REQUEST,
     BadRequest,
     Request,
-    Unsafe,
     answer_line,
     peer_of,
-    private,
     read_line,
     socket_path,
 )
+from streamcrypt.cli.control_place import Unsafe, private
 from streamcrypt.cli.exits import Exit
 from streamcrypt.config import Settings
 from streamcrypt.config.sections import CONTROL_DEFAULT
@@ -54,6 +54,7 @@ class ControlServer:
     ) -> None:
         self._listening = listening
         self._path = path
+        self._file = path.lstat()
         self._answer = answer
         self._observer = observer
         self._room = threading.BoundedSemaphore(_MOST_CONNECTIONS)
@@ -64,7 +65,10 @@ class ControlServer:
     def close(self) -> None:
         """Stop listening; what is under way ends by itself."""
         self._ended.set()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            # While this one listens nobody else puts another there; somebody may have by hand.
+            if os.path.samestat(self._path.lstat(), self._file):
+                self._path.unlink()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._thread.join(1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from streamcrypt.cli.control import COMMANDS, MOST_ANSWER, BadRequest, Request, candidates, peer_of, read_line
+from streamcrypt.cli.cat_output import harmless
+from streamcrypt.cli.control import (
+    COMMANDS,
+    MOST_ANSWER,
+    BadRequest,
+    Request,
+    candidates,
+    default_directories,
+    peer_of,
+    read_line,
+)
+from streamcrypt.cli.control_place import UntrustedSocket, require_trusted
 from streamcrypt.cli.ctl_table import table
 from streamcrypt.cli.exits import Exit, complain
 from streamcrypt.config.problems import nearest
@@ -59,7 +69,8 @@ def ctl(path: Path, asked: CtlRequest) -> int:
 
     Raises:
         ConfigError: The process has no socket.
-        StreamcryptError: Nobody listens, or there is no answer.
+        UntrustedSocket: Another user may have made it.
+        StreamcryptError: Nobody listens, or there is no answer that this version understands.
     """
     places = [asked.socket] if asked.socket else candidates(path)
     if not places:
@@ -67,14 +78,23 @@ def ctl(path: Path, asked: CtlRequest) -> int:
             f"{path}: control.socket is null: this process takes signals alone", remedy="SIGHUP reads the file again."
         )
     answer = _ask(places, asked.request)
-    code = int(answer.get("code", Exit.FAILED))
-    for problem in answer.get("problems", ()):
-        complain(problem)
+    try:
+        # All of it before the first word is printed.
+        code = Exit(answer.get("code", Exit.FAILED))
+        problems = [str(problem) for problem in answer.get("problems", ())]
+        text = _text(asked, answer) if code == Exit.DONE else ""
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise StreamcryptError(
+            "the process gave an answer that this version does not understand",
+            remedy="Use the ctl of the version that runs there.",
+        ) from None
+    # Whoever answers commands no terminal: names of pipelines and places in a file are others' text.
+    for problem in problems:
+        complain(harmless(problem, keep="\n"))
     if "message" in answer:
-        complain(answer["message"], answer.get("remedy", ""))
-    if code == Exit.DONE:
-        sys.stdout.write(_text(asked, answer))
-    elif answer.get("problems"):
+        complain(*(harmless(str(answer.get(part, "")), keep="\n") for part in ("message", "remedy")))
+    sys.stdout.write(harmless(text, keep="\n"))
+    if code != Exit.DONE and problems:
         complain("nothing was changed")
     return code
 
@@ -87,7 +107,8 @@ def _text(asked: CtlRequest, answer: Mapping[str, Any]) -> str:
             if "status" in answer
             else {n: v for n, v in answer.items() if n in {"pipelines", "settings"}}
         )
-        return json.dumps(body, indent=2) + "\n"
+        # JSON leaves this one as it is, alone of what a terminal acts on.
+        return json.dumps(body, indent=2).replace("\x7f", "\\u007f") + "\n"
     if "status" in answer:
         return table(answer["status"])
     rows = [f"{name}: {state}\n" for name, state in answer.get("pipelines", {}).items()]
@@ -120,6 +141,7 @@ def _connect(places: Sequence[Path]) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(5.0)
         try:
+            owners = require_trusted(place, named=place.parent not in default_directories())
             connection.connect(str(place))
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             connection.close()
@@ -132,9 +154,15 @@ def _connect(places: Sequence[Path]) -> socket.socket:
         except OSError as error:
             connection.close()
             raise StreamcryptError(f"{place}: {error.strerror or error}") from None
-        if peer_of(connection).uid not in {0, os.geteuid()} and os.geteuid() != 0:
+        except StreamcryptError:
             connection.close()
-            raise StreamcryptError(f"{place}: a process of another user listens there")
+            raise
+        if (peer := peer_of(connection)).uid not in owners:
+            connection.close()
+            raise UntrustedSocket(
+                f"{place} is not trusted: a process of uid {peer.uid} listens there",
+                remedy="Run it as the user of that process.",
+            )
         return connection
     raise StreamcryptError(
         f"no process listens at {', '.join(map(str, places))}",

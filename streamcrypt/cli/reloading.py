@@ -17,8 +17,10 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Protocol
 
+from streamcrypt.cli.hangups import EarlyHangup
 from streamcrypt.config import ConfigProblems, Settings, load
 from streamcrypt.config.changes import Change, Plan, plan
+from streamcrypt.config.files import read_regular
 from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.events import ConfigRefused, ConfigReloaded, Observer
 from streamcrypt.observe.http import HTTPServer
@@ -84,8 +86,7 @@ class Contents:
 
 def _digest(path: str) -> bytes:
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.sha256(file.read(_MOST_BYTES)).digest()
+        return hashlib.sha256(read_regular(path, _MOST_BYTES)).digest()
     except OSError:
         # Whoever needs it says so.
         return b""
@@ -186,7 +187,8 @@ def _told(file: str, changes: Plan, seconds: float) -> ConfigReloaded:
 def reload_on_hangup(reload: Callable[[], object]) -> Iterator[None]:
     """Call ``reload`` on a thread of its own for SIGHUP, while the block runs; enter it on the main thread.
 
-    Several that come while one is under way are one: the file is read after the last of them.
+    Several that come while one is under way are one: the file is read after the last of them. One that came before, and
+    that :func:`streamcrypt.cli.hangups.remember_hangups` remembers, counts as well.
     """
     asked: SimpleQueue[bool] = SimpleQueue()
 
@@ -211,6 +213,8 @@ def reload_on_hangup(reload: Callable[[], object]) -> Iterator[None]:
     thread = threading.Thread(target=serve, name="streamcrypt-reload", daemon=True)
     thread.start()
     before = signal.signal(signal.SIGHUP, on_hangup)
+    if isinstance(before, EarlyHangup) and before.came:
+        asked.put(True)
     try:
         yield
     finally:

@@ -26,6 +26,7 @@ from streamcrypt.cli.compose import (
 )
 from streamcrypt.cli.compose_reencrypt import build_reencryption
 from streamcrypt.cli.exits import Exit, complain
+from streamcrypt.cli.hangups import remember_hangups
 from streamcrypt.cli.serving import build_status, serve
 from streamcrypt.config import PipelineSettings, Settings, load
 from streamcrypt.envelope.sequence import SequenceMode
@@ -68,6 +69,7 @@ def run(path: Path) -> int:
         ConfigError: The configuration, or a client property in it, is wrong.
         OSError: The port of the health endpoint is not free.
     """
+    remember_hangups()
     # They need this module's own.
     from streamcrypt.cli.commands import Commands
     from streamcrypt.cli.control_server import controlled

@@ -18,13 +18,13 @@ from streamcrypt.cli.run import end_on_signals
 from streamcrypt.cli.serving import serve
 from streamcrypt.config import Settings
 from streamcrypt.config.changes import Change, Plan
-from streamcrypt.errors import ConfigError
+from streamcrypt.errors import ConfigError, StreamcryptError
 from streamcrypt.observe import fan_out
 from streamcrypt.observe.logs import Logs
 from streamcrypt.observe.metrics import Metrics
 from streamcrypt.observe.status import Status, merge
 from streamcrypt.observe.workers import SUPERVISOR, MergedHealth, drop_gauges, merged_registry, share_metrics
-from streamcrypt.sidecar.channel import Begin, ChannelClosed, Done, Message, Refused, Reload, Steer
+from streamcrypt.sidecar.channel import Begin, ChannelClosed, Done, Message, NotRunning, Refused, Reload, Steer
 from streamcrypt.sidecar.workers import Outcome, Workers
 
 __all__ = ["run_workers"]
@@ -124,9 +124,7 @@ class _Steered:
     def change(self, settings: Settings, changes: Plan, replaced: Collection[str]) -> None:
         """See :class:`streamcrypt.cli.reloading.Target`: first every worker makes ready, and then every one does it."""
         answers = self.workers.ask_all(Reload(settings.text, apply=False, replaced=list(replaced)), _PREPARE)
-        for answer in answers.values():
-            if isinstance(answer, Refused):
-                raise ConfigError(answer.reason)
+        _require_prepared(answers)
         # From here on whoever starts anew runs by it.
         self._text = settings.text
         # One of that name that is added again one day is another one.
@@ -145,6 +143,30 @@ class _Steered:
             self._paused.difference_update(names)
         answers = self.workers.ask_all(Steer(command, list(names)), _STEER)
         return {name: ", ".join(dict.fromkeys(_state(name, answer) for answer in answers.values())) for name in names}
+
+
+def _require_prepared(answers: Mapping[int, Message | ChannelClosed]) -> None:
+    """Let a reload go on only where every worker that was asked is ready for it, and one at least was.
+
+    Raises:
+        ConfigError: A worker refuses it.
+        StreamcryptError: One died or hung over it: a file that does that to one may do it to all. Or none runs.
+    """
+    for answer in answers.values():
+        if isinstance(answer, Refused):
+            raise ConfigError(answer.reason)
+    for worker, answer in answers.items():
+        if isinstance(answer, ChannelClosed) and not isinstance(answer, NotRunning):
+            raise StreamcryptError(
+                f"worker {worker} could not make ready for it: {answer}",
+                remedy="Nothing was changed. Look at that worker's log, then reload again.",
+            )
+    if not any(isinstance(answer, Done) for answer in answers.values()):
+        why = ", ".join(f"worker {worker}: {answer}" for worker, answer in answers.items())
+        raise StreamcryptError(
+            f"no worker runs that could make ready for it: {why}",
+            remedy="Nothing was changed. Reload again when one runs, or restart the process.",
+        )
 
 
 def _state(name: str, answer: Message | ChannelClosed) -> str:

@@ -3,7 +3,8 @@
 Rule 1: a record that cannot be opened is handed over as an error, and its neighbours are unharmed.
 Rule 2: where no record is at fault, nothing moves on: the partition waits at the record, and no offset past it is
         stored. What else was read of that partition is dropped and read again.
-Rule 3: whatever is raised out of here loses no record: what was read and not handed over is held for the next call.
+Rule 3: whatever is raised out of here loses no record and opens none twice: what was read and not handed over is held
+        for the next call, and what a record becomes is written down before it becomes that.
 Rule 4: librdkafka keeps a partition paused over a rebalance and over ``assign()`` (measured), so what was paused here
         is resumed before it is given back.
 """
@@ -11,7 +12,7 @@ Rule 4: librdkafka keeps a partition paused over a rebalance and over ``assign()
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Literal, get_args
@@ -41,8 +42,11 @@ OnError = Literal["return", "skip", "raise"]
 _ACTIONS = {"return": "return", "skip": "skip", "raise": "halt"}
 _BLOCK = 250
 _RECORD_FAULTS = (EnvelopeError, UntrustedKey, ContextMismatch, AuthenticationFailed, KeyDisabled)
-# A record on its way: the message, and True once it is done, the error that opening it gave, or None before that.
-_Held = tuple[Message, StreamcryptError | Literal[True] | None]
+# What opening some records gave: the number of the first one in its batch, their values and their headers.
+_Opened = tuple[int, Sequence[bytes | None], Sequence[Any]]
+_NOTHING: _Opened = (-1, (), ())
+# A record on its way: the message, and True once it is done, what opening it gave or the error, or None before that.
+_Held = tuple[Message, StreamcryptError | _Opened | Literal[True] | None]
 
 
 class DecryptingConsumer(StoringConsumer):
@@ -133,16 +137,23 @@ class DecryptingConsumer(StoringConsumer):
                 message = super().poll(timeout)
         else:
             message = super().poll(timeout)
-        if message is None or message.error() is not None:
-            return message
-        topic, partition = message.topic(), message.partition()
+        if message is None:
+            return None
         try:
+            if message.error() is not None:
+                return message
+            topic, partition = message.topic(), message.partition()
             value, headers = self._open(topic, message.value(), message.key(), headers_of(message), partition)  # type: ignore[arg-type]
         except BaseException as error:  # noqa: BLE001  looked at there
             self._hold([(message, None)], 0, error)
             return self._poll_on(started, timeout)
-        message.set_value(value)
-        message.set_headers(headers)  # type: ignore[arg-type]
+        try:
+            message.set_value(value)
+            message.set_headers(headers)  # type: ignore[arg-type]
+        except BaseException:
+            self._held.append((message, (0, (value,), (headers,))))
+            self._busy = True
+            raise
         if self._auto_store:
             self._done[topic, partition] = message  # type: ignore[index]
         return message
@@ -157,8 +168,12 @@ class DecryptingConsumer(StoringConsumer):
         if not self._busy:
             self._store_done()
             batch = super().consume(num_messages, timeout)
-            if self._open_all(batch):
-                return batch
+            try:
+                if self._open_all(batch):
+                    return batch
+            except BaseException:
+                self._hold_unopened(batch)
+                raise
         return self._go_on(num_messages, started, timeout, super().consume)
 
     def _open_all(self, batch: list[Message]) -> bool:
@@ -169,22 +184,32 @@ class DecryptingConsumer(StoringConsumer):
             try:
                 self._look_ahead(batch, places)
             except BaseException:
-                self._held.extend((message, None) for message in batch)
-                self._busy = True
+                self._hold_unopened(batch)
                 raise
-        for start, end in places:
-            topic, partition = partition_of(batch[start])
-            at = start
-            try:
+        at, opened = 0, _NOTHING
+        try:
+            for start, end in places:
+                topic, partition = partition_of(batch[start])
+                at = start
                 while at < end:
                     block = batch[at : min(end, at + _BLOCK)]
-                    at += self._open_block(topic, partition, block) or self._open_one(topic, partition, block[0])
-            except BaseException as error:  # noqa: BLE001  looked at there
-                self._hold([(other, True if index < at else None) for index, other in enumerate(batch)], at, error)
-                return False
-            done[topic, partition] = batch[end - 1]
-        if self._auto_store:
-            self._done.update(done)
+                    opened = self._open_block(at, topic, partition, block) or self._open_one(
+                        at, topic, partition, block[0]
+                    )
+                    _fill(block, opened)
+                    at += len(opened[1])
+                done[topic, partition] = batch[end - 1]
+            if self._auto_store:
+                self._done.update(done)
+        except BaseException as error:  # noqa: BLE001  looked at there
+            for key in done:
+                self._done.pop(key, None)
+            if opened[0] == at:
+                # Interrupted while it was filled in, perhaps: once more does no harm, but to open it again would.
+                _fill(batch[at:], opened)
+                at += len(opened[1])
+            self._hold([(other, True if index < at else None) for index, other in enumerate(batch)], at, error)
+            return False
         return True
 
     def _look_ahead(self, batch: list[Message], places: list[tuple[int, int]]) -> None:
@@ -198,31 +223,31 @@ class DecryptingConsumer(StoringConsumer):
         # Where some were new, the next batch is looked at as well, though no record had to wait.
         self._misses = -1 if begun else misses
 
-    def _open_block(self, topic: str, partition: int, block: list[Message]) -> int:
-        """Open as many of the first records of one partition as can be opened together; say how many."""
+    def _open_block(self, at: int, topic: str, partition: int, block: list[Message]) -> _Opened | None:
+        """Open as many of the first records of one partition as can be opened together; None where none can."""
         headers = read_headers(block)
         values, keys = list(map(Message.value, block)), list(map(Message.key, block))
         opened = self._decryptor.open_block(topic, values, keys, headers, partition)
-        if opened is None:
-            return 0
-        plain, rests = opened
-        set_headers: Any = Message.set_headers
-        # In C: a loop in Python would cost half of what opening does.
-        deque(map(Message.set_value, block, plain), 0)
-        deque(map(set_headers, block, rests), 0)
-        return len(plain)
+        return None if opened is None or not opened[0] else (at, *opened)
 
-    def _open_one(self, topic: str, partition: int, message: Message) -> Literal[1]:
+    def _open_one(self, at: int, topic: str, partition: int, message: Message) -> _Opened:
         value, headers = self._open(topic, message.value(), message.key(), headers_of(message), partition)
-        message.set_value(value)
-        message.set_headers(headers)  # type: ignore[arg-type]
-        return 1
+        return at, (value,), (headers,)
+
+    def _hold_unopened(self, batch: list[Message]) -> None:
+        """Hold what was read, nothing of which was looked at yet, where it is not held already."""
+        if not self._held:
+            self._held.extend((message, None) for message in batch)
+            self._busy = True
 
     def _hold(self, records: list[_Held], failed: int, error: BaseException) -> None:
         """Hold what was read, the ``failed``-th of which raised ``error``; raise what is not about keys or records."""
         self._busy = True
         self._held.extend(records)
-        self._held[failed] = (records[failed][0], _reason(error))
+        reason = _reason(error)
+        if failed == len(records):
+            raise reason
+        self._held[failed] = (records[failed][0], reason)
 
     def _poll_on(self, started: float, timeout: float) -> Message | None:
         poll = super().poll
@@ -275,6 +300,10 @@ class DecryptingConsumer(StoringConsumer):
             if state is None:
                 state = self._opened(message)
                 self._held[0] = (message, state)
+            if isinstance(state, tuple):
+                _fill([message], state)
+                state = True
+                self._held[0] = (message, state)
             record_fault = isinstance(state, _RECORD_FAULTS)
             if record_fault and self._on_error == "raise" and found:
                 return False
@@ -293,15 +322,14 @@ class DecryptingConsumer(StoringConsumer):
                 found.append(message)
         return True
 
-    def _opened(self, message: Message) -> StreamcryptError | Literal[True]:
-        """Open one record in place: True, or its error."""
+    def _opened(self, message: Message) -> StreamcryptError | _Opened | Literal[True]:
+        """Open one record: what came of it, or its error; True where there is nothing to open."""
         if message.error() is not None:
             return True
         try:
-            self._open_one(*partition_of(message), message)
+            return self._open_one(0, *partition_of(message), message)
         except Exception as error:  # noqa: BLE001  looked at there
             return _reason(error)
-        return True
 
     def _report(self, message: Message, failure: StreamcryptError) -> None:
         if headers_of(message) is UNREADABLE:
@@ -442,6 +470,15 @@ class DecryptingConsumer(StoringConsumer):
     def _first_unseen(self, key: PartitionKey) -> int | None:
         first, wait = self._first_held(key), self._waits.get(key)
         return wait.offset if first is None and wait is not None else first
+
+
+def _fill(messages: list[Message], opened: _Opened) -> None:
+    """Put what opening gave into the first of these messages; as often as you like."""
+    _, values, headers = opened
+    set_headers: Any = Message.set_headers
+    # In C: a loop in Python would cost half of what opening does.
+    deque(map(Message.set_value, messages, values), 0)
+    deque(map(set_headers, messages, headers), 0)
 
 
 def _runs(batch: list[Message]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from streamcrypt.config.files import read_regular
 from streamcrypt.config.source import SettingPath, Source
 
 __all__ = ["SECRETS", "read_secret_files"]
@@ -59,8 +60,7 @@ def _read(source: Source, path: SettingPath, value: Any) -> str | None:
         source.problem(path, "is no path", remedy)
         return None
     try:
-        with (Path(source.file).parent / value).open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+        content = read_regular(Path(source.file).parent / value, _MOST_BYTES + 1)
         text = content.decode()
     except OSError as error:
         source.problem(path, f"{value} cannot be read: {error.strerror or type(error).__name__}", remedy)

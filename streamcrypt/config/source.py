@@ -15,11 +15,14 @@ from typing import Any
 
 import yaml
 
+from streamcrypt.config.files import read_regular
 from streamcrypt.config.problems import ConfigProblems, Problem
 
 __all__ = ["ENVIRONMENT_PREFIX", "SettingPath", "Source", "dotted", "read_source"]
 
 ENVIRONMENT_PREFIX = "STREAMCRYPT__"
+MAX_BYTES = 4 * 2**20
+"""Of a configuration file: a ConfigMap holds 1 MiB, and thousands of tenants fit into that."""
 MAX_NODES = 20_000  # aliases multiply: a few lines could otherwise stand for billions of values
 
 SettingPath = tuple[str | int, ...]
@@ -100,7 +103,12 @@ def read_source(path: str | Path, environ: Mapping[str, str], text: str | None =
 
 def _read_text(source: Source) -> str:
     try:
-        return Path(source.file).read_text(encoding="utf-8-sig")
+        content = read_regular(source.file, MAX_BYTES + 1)
+        if len(content) <= MAX_BYTES:
+            # Line ends as a file that is opened as text has them.
+            return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        remedy = "Give the path of a configuration file."
+        problem = Problem(source.file, "", f"is larger than {MAX_BYTES // 2**20} MiB", remedy)
     except OSError as error:
         remedy = "Give the path of a YAML file that this user may read."
         problem = Problem(source.file, "", f"cannot be read: {error.strerror or type(error).__name__}", remedy)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from streamcrypt.config.fields import refusal
+from streamcrypt.config.files import read_regular
 from streamcrypt.errors import ConfigError
 
 __all__ = ["SHORTEST_TOKEN", "check_token", "read_token"]
 
 SHORTEST_TOKEN = 16
 """Characters. Nothing slows down who guesses; so many random ones take for ever."""
+_MOST_BYTES = 64 * 1024
 
 
 def check_token(value: str) -> str:
@@ -30,7 +30,7 @@ def read_token(path: str) -> str:
         ConfigError: The file cannot be read, or holds no token.
     """
     try:
-        return check_token(Path(path).read_text(encoding="utf-8").strip())
+        return check_token(read_regular(path, _MOST_BYTES).decode().strip())
     except OSError as error:
         why = error.strerror or type(error).__name__
     except ValueError:

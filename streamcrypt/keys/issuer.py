@@ -41,9 +41,13 @@ _RETRY_AHEAD = (1.0, 3.0)
 
 
 class _Minting(Future[None]):
-    """One minting under way, and its place in the queue for a thread, where it has one."""
+    """One minting under way, and its place in the queue for a thread, where it has one.
+
+    ``rounds``: how often such keys had been let go when it began.
+    """
 
     job: Future[None] | None = None
+    rounds: int = 0
 
 
 class DataKeyIssuer:
@@ -75,6 +79,9 @@ class DataKeyIssuer:
         self._mintings: dict[_Minting, None] = {}
         self._untold: deque[Event] = deque()
         self._size = StockSize()
+        # How often keys on their way were let go, and why last: one whose minting began before is dropped on arrival.
+        self._rounds = 0
+        self._let_go_for = ""
         self._activated_at = 0.0
         self._ahead_time = inf
         self._retry_ahead_at = -inf
@@ -134,9 +141,17 @@ class DataKeyIssuer:
             self.lease.stop_messages = 0
             self._ahead_time = self.lease.minted_at + rotation.max_age * random.uniform(*_AHEAD_AGE)  # noqa: S311  spread
 
-    def let_go(self, reason: str) -> None:
-        """Drop the current key and those in stock; the next record, where one comes after all, gets another."""
+    def let_go(self, reason: str, *, on_their_way: bool = False) -> None:
+        """Drop the current key and those in stock; the next record, where one comes after all, gets another.
+
+        Args:
+            reason: For the events.
+            on_their_way: Whether keys whose minting has begun are dropped as well, once they come.
+        """
         with self.lock:
+            if on_their_way:
+                self._rounds += 1
+                self._let_go_for = reason
             self._drop_all(reason)
         self._tell()
 
@@ -284,7 +299,7 @@ class DataKeyIssuer:
             return
         # The first key has come about half its way; one that has sealed nothing yet says nothing.
         expected = (now - self._activated_at) / _AHEAD_SHARE if lease.messages else None
-        for _ in range(self._size.wanted(expected) - len(self._stock) - len(self._mintings)):
+        for _ in range(self._size.wanted(expected) - len(self._stock) - len(self._under_way())):
             if self._mint_elsewhere(ahead=True) is None:
                 self._retry_ahead_at = now + _RETRY_AHEAD[0]
                 return
@@ -297,7 +312,7 @@ class DataKeyIssuer:
             lease.stop_messages, lease.stop_bytes = rotation.grace_messages, rotation.grace_bytes
             lease.stop_time = min(lease.stop_time, lease.grace.until)
             return
-        waiting = not self._stock and not self._mintings
+        waiting = not self._stock and not self._under_way()
         half_messages = int(rotation.max_messages * _AHEAD_SHARE)
         half_bytes = int(rotation.max_bytes * _AHEAD_SHARE)
         ahead = waiting and lease.messages < half_messages
@@ -313,12 +328,11 @@ class DataKeyIssuer:
         """Give the minting under way, and whether the caller has to do it on its own thread."""
         if self._closed:
             raise ConfigError("the encryptor is closed")
-        oldest = next(iter(list(self._mintings)), None)
+        oldest = next(iter(self._under_way()), None)
         if oldest is None:
             if self._minter.max_wait is not None and (minting := self._mint_elsewhere(ahead=False)) is not None:
                 return minting, False
-            oldest = _Minting()
-            self._mintings[oldest] = None
+            oldest = self._begin_minting()
             return oldest, True
         # One that still stands in the queue, behind those of other topics, is not waited for.
         mine = self._minter.max_wait is None and oldest.job is not None and oldest.job.cancel()
@@ -326,9 +340,18 @@ class DataKeyIssuer:
             oldest.job = None
         return oldest, mine
 
-    def _mint_elsewhere(self, *, ahead: bool) -> _Minting | None:
+    def _under_way(self) -> list[_Minting]:
+        """Give the mintings whose keys will be used, oldest first."""
+        return [minting for minting in list(self._mintings) if minting.rounds == self._rounds]
+
+    def _begin_minting(self) -> _Minting:
         minting = _Minting()
+        minting.rounds = self._rounds
         self._mintings[minting] = None
+        return minting
+
+    def _mint_elsewhere(self, *, ahead: bool) -> _Minting | None:
+        minting = self._begin_minting()
         minting.job = self._minter.submit(lambda: self._mint(minting, ahead=ahead))
         if minting.job is None:
             self._mintings.pop(minting, None)
@@ -363,6 +386,8 @@ class DataKeyIssuer:
             return  # given up: the executor kept the work though it had no thread for it
         failure: BaseException | None = None
         began = self._minter.clock()
+        # Before the key service is called, so that no earlier key can count as a later one.
+        minting.rounds = rounds = self._rounds
         try:
             lease, minted = self._minter.mint(self._topic, self._context, ahead=ahead)
             with self.lock:
@@ -370,7 +395,7 @@ class DataKeyIssuer:
                 # One that was under way while others failed tells of the outage.
                 if began > self._failed_at:
                     self._size.took(self._minter.clock() - began)
-                self._take_in(lease)
+                self._take_in(lease, rounds)
         except BaseException as error:  # noqa: BLE001  the waiting thread raises it
             # Ours without the traceback, which leads to this frame and so back to the error.
             failure = again(error) if isinstance(error, StreamcryptError) else error
@@ -385,10 +410,10 @@ class DataKeyIssuer:
         self._tell()
         self._minter.sweep_when_due()
 
-    def _take_in(self, lease: Lease) -> None:
+    def _take_in(self, lease: Lease, rounds: int) -> None:
         self._away = False
-        if self._closed:
-            self._drop(lease, "closed", self._minter.clock())
+        if self._closed or rounds != self._rounds:
+            self._drop(lease, "closed" if self._closed else self._let_go_for, self._minter.clock())
             return
         self._stock.append(lease)
         if self.lease.grace.is_on:

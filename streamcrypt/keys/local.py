@@ -22,6 +22,7 @@ from streamcrypt.keys.provider import GeneratedDataKey
 __all__ = ["LocalKeyProvider"]
 
 _PRIVATE = stat.S_IRWXG | stat.S_IRWXO
+_MOST_CHARACTERS = 2**20
 
 
 class LocalKeyProvider:
@@ -77,11 +78,13 @@ class LocalKeyProvider:
         """
         file = Path(path)
         try:
-            with file.open(encoding="utf-8") as opened:
+            with open(file, encoding="utf-8", opener=_without_waiting) as opened:
                 mode = os.fstat(opened.fileno()).st_mode
-                text = opened.read()
+                text = opened.read(_MOST_CHARACTERS) if stat.S_ISREG(mode) else ""
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"keyring {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"keyring {file}: no regular file", remedy="Name a keyring file.")
         if mode & _PRIVATE:
             raise ConfigError(
                 f"keyring {file}: others than its owner may open it (mode {stat.S_IMODE(mode):04o})",
@@ -199,6 +202,11 @@ class LocalKeyProvider:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a keyring stays in its process and cannot be pickled")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A named pipe would wait for who writes to it.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _aad(context: Mapping[str, str]) -> bytes:

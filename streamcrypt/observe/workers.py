@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from streamcrypt.observe.health import STALLED_AFTER, Reason, Report
-from streamcrypt.sidecar.workers import WorkerState
+from streamcrypt.sidecar.workers import Times, WorkerState
 
 __all__ = ["SUPERVISOR", "MergedHealth", "drop_gauges", "merged_registry", "share_metrics"]
 
@@ -26,6 +27,11 @@ SUPERVISOR = "supervisor"
 
 # A worker reports twice a second: what it said is not true for ever.
 _SILENT_AFTER = 5.0
+# Two minutes: a worker that crashes is up again after at most 30 s, so this is a round of crashes without one success.
+_NONE_REPORTS_AFTER = 120.0
+
+_OVERDUE = "The supervisor stands still: a restart helps."
+_NONE = "Workers end as soon as they start: the log says why. A restart gives them a new container."
 
 
 def share_metrics(directory: Path, process: str) -> None:
@@ -54,7 +60,10 @@ def drop_gauges(directory: Path, worker: int) -> None:
 class MergedHealth:
     """The health of several workers, asked as :class:`streamcrypt.observe.health.Health` is.
 
-    It lives while all workers do, and is ready when all are. Reasons name the worker.
+    It is ready when all workers are. It lives while no worker that runs is dead or silent: nobody else restarts that
+    one. A worker that ended is the supervisor's to start again, within its back-off: it is named among ``waiting`` and
+    fails only the readiness, lest an orchestrator kill those that work. Unless the restart is overdue, or no worker has
+    reported for two minutes. Reasons name the worker.
 
     Args:
         states: Gives what is known of each worker now, by its number.
@@ -74,19 +83,32 @@ class MergedHealth:
         self._clock = clock
 
     def liveness(self) -> Report:
-        """Say whether every worker lives."""
-        return Report.merged(self._said("live", self._stalled_after))
+        """Say whether a restart would help: a worker hangs or halted, a restart is overdue, or none came up."""
+        states, now = self._states(), self._clock()
+        report = Report.merged(self._said(states, "live", self._stalled_after))
+        silent = now - max((state.reported for state in states.values()), default=now)
+        if silent <= _NONE_REPORTS_AFTER:
+            return report
+        none = Reason(f"no worker has reported for {silent:.0f} s", since=time.time() - silent, remedy=_NONE)
+        return Report.merged([report, Report.of([none])])
 
     def readiness(self) -> Report:
         """Say whether every worker has its assignment and a key at hand, and no partition waits."""
-        return Report.merged(self._said("ready", min(_SILENT_AFTER, self._stalled_after)))
+        return Report.merged(self._said(self._states(), "ready", min(_SILENT_AFTER, self._stalled_after)))
 
-    def _said(self, probe: str, patience: float) -> Iterator[Report]:
+    def _said(self, states: Mapping[int, WorkerState], probe: str, patience: float) -> Iterator[Report]:
         now = self._clock()
-        for number, state in self._states().items():
+        for number, state in states.items():
             silent = now - state.heard
             if state.pid is None:
-                yield Report.of([Reason(state.gone, since=time.time() - silent, worker=number)])
+                gone = Reason(state.gone, since=time.time() - silent, worker=number)
+                overdue = silent > self._stalled_after + Times().longest_pause
+                if probe == "ready":
+                    yield Report.of([gone])
+                elif overdue:
+                    yield Report.of([replace(gone, remedy=_OVERDUE)])
+                else:
+                    yield Report.of([], waiting=[gone])
             elif silent > patience:
                 text = f"has said nothing for {silent:.0f} s"
                 yield Report.of([Reason(text, since=time.time() - silent, worker=number)])

@@ -33,6 +33,7 @@ __all__ = [
     "Ended",
     "Handler",
     "Message",
+    "NotRunning",
     "Ready",
     "Refused",
     "Reload",
@@ -141,6 +142,10 @@ Handler = Callable[[Any], "Message | None"]
 
 class ChannelClosed(Exception):
     """The other process is gone, or did not answer in time."""
+
+
+class NotRunning(ChannelClosed):
+    """There is no process to ask just now."""
 
 
 class Channel:

@@ -24,7 +24,8 @@ from streamcrypt.sidecar.transform import Transform
 __all__ = ["PipelineFactory", "Supervisor"]
 
 _RESTART_FIRST = 1.0
-_RESTART_CEILING = 30.0
+# An outage of the brokers may last an hour; its end is noticed within this time and what one start takes.
+_RESTART_CEILING = 10.0
 # Two processes that fence each other come up every time: only one that lasted begins with short pauses again.
 _LASTED = 30.0
 # Docker kills 10 s after SIGTERM; what is left then is abandoned, in our own words.
@@ -102,6 +103,7 @@ class Supervisor:
         self._failures: list[StreamcryptError] = []
         self._lock = threading.Lock()
         self._changing = 0
+        self._begun = threading.Event()
         self._runs = {one.name: _Run(one, Steering(one.name in paused), again, again) for one in factories}
 
     def run(self) -> Sequence[StreamcryptError]:
@@ -111,6 +113,7 @@ class Supervisor:
         """
         for run in self._all():
             self._start(run)
+        self._begun.set()
         end = None
         while alive := self._alive():
             if end is None and self._stop.is_set():
@@ -132,7 +135,11 @@ class Supervisor:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Keep :meth:`run` from its end while some pipelines have ended and others have not begun."""
+        """Keep :meth:`run` from its end while some pipelines have ended and others have not begun.
+
+        Before :meth:`run` has begun them, this waits for it: one that is begun here would be begun twice.
+        """
+        self._begun.wait()
         with self._lock:
             self._changing += 1
         try:

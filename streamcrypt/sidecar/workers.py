@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamcrypt.events import Observer, WorkerRestarting, WorkerStarted
-from streamcrypt.sidecar.channel import Begin, Channel, ChannelClosed, Ended, Message, Ready, Report
+from streamcrypt.sidecar.channel import Begin, Channel, ChannelClosed, Ended, Message, NotRunning, Ready, Report
 from streamcrypt.sidecar.failures import Backoff
 
 __all__ = ["Complaint", "Outcome", "Times", "WorkerState", "Workers"]
@@ -73,12 +73,14 @@ class WorkerState:
         gone: Why there is none.
         report: What it last said of itself.
         heard: When, in seconds of the monotonic clock; when it was started, where it said nothing yet.
+        reported: When it, or one before it in its place, said anything last; when the supervisor began, if never.
     """
 
     pid: int | None
     gone: str
     report: Report | None
     heard: float
+    reported: float
 
 
 @dataclass
@@ -93,7 +95,8 @@ class _Slot:
     was_ready: bool = False
     ended: Ended | None = None
     report: Report | None = None
-    heard: float = 0.0
+    heard: float = field(default_factory=time.monotonic)
+    reported: float = field(default_factory=time.monotonic)
     gone: str = "not started yet"
     start_at: float | None = 0.0
     complaints: list[Complaint] = field(default_factory=list)
@@ -135,6 +138,7 @@ class Workers:
         self._buried = buried
         self._times = times
         self._starting = threading.Lock()
+        self._begun = threading.Event()
         self._slots = [_Slot(number, self._fresh()) for number in range(count)]
         self._code = 0
 
@@ -151,6 +155,7 @@ class Workers:
                     self._ask_to_end()
                 for slot in self._slots:
                     self._look_after(slot, ending=end is not None)
+                self._begun.set()
                 if end is not None and not any(slot.process for slot in self._slots):
                     break
                 if end is not None and time.monotonic() > end:
@@ -180,24 +185,30 @@ class Workers:
         """Give what is known of every worker, by its number."""
         processes = [(slot, slot.process) for slot in self._slots]
         return {
-            slot.number: WorkerState(process.pid if process else None, slot.gone, slot.report, slot.heard)
+            slot.number: WorkerState(
+                process.pid if process else None, slot.gone, slot.report, slot.heard, slot.reported
+            )
             for slot, process in processes
         }
 
     def ask_all(self, message: Message, seconds: float = 5.0) -> Mapping[int, Message | ChannelClosed]:
         """Ask every worker; give its answer, or why there is none, by its number.
 
+        Before :meth:`run` has started the first ones, this waits for it. Of one that does not run just now the answer
+        is :class:`NotRunning`.
+
         Args:
             message: A command that has an answer.
             seconds: For all of them together.
         """
+        self._begun.wait(seconds)
         # One that is about to start has been told all that there was to tell before this, or nothing of it.
         with self._starting:
             channels = [(slot, slot.channel) for slot in self._slots]
 
         def ask(slot: _Slot, channel: Channel | None) -> Message | ChannelClosed:
             if channel is None:
-                return ChannelClosed(slot.gone)
+                return NotRunning(slot.gone)
             try:
                 return channel.ask(message, seconds)
             except ChannelClosed as reason:
@@ -263,7 +274,8 @@ class Workers:
             slot.was_ready = True
 
         def report(message: Report) -> None:
-            slot.report, slot.heard = message, time.monotonic()
+            slot.heard = slot.reported = time.monotonic()
+            slot.report = message
 
         def ended(message: Ended) -> None:
             slot.ended = message

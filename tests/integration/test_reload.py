@@ -16,9 +16,10 @@ import pytest
 from confluent_kafka import Consumer
 
 from streamcrypt.cli.ctl import CtlRequest, ctl
+from streamcrypt.testing import KMSServer
 from tests.broker import wait_until
 from tests.log_scan import SCAN
-from tests.sidecar import Load, Sidecar, config_of, environment, keyring_at, numbers
+from tests.sidecar import Load, Sidecar, config_of, environment, keyring_at, kms_keys, numbers
 
 PARTITIONS = 4
 
@@ -92,7 +93,7 @@ def _joined(broker, pipeline) -> Consumer:
 
 def _assert_whole(broker, pipeline, sent: int) -> None:
     """All of them, once, in order."""
-    wait_until(lambda: sum(map(len, numbers(broker, pipeline["to"], PARTITIONS))) >= sent, "every record")
+    wait_until(lambda: sum(map(len, numbers(broker, pipeline["to"], PARTITIONS))) >= sent, "every record", 120)
     expected = [list(range(p, sent, PARTITIONS)) for p in range(PARTITIONS)]
     assert numbers(broker, pipeline["to"], PARTITIONS) == expected
 
@@ -134,6 +135,47 @@ def test_reloads_under_load_lose_and_double_nothing(broker, tmp_path, keys):
     assert sidecar.complaint == ""
 
 
+def test_reloads_in_an_outage_of_kms_a_rebalance_and_an_end_lose_and_double_nothing(broker, tmp_path):
+    """Taken while partitions wait for KMS, in place and by a restart; while partitions come and go; and cut short by
+    SIGTERM, after which another process goes on.
+    """
+    with KMSServer() as kms, contextlib.ExitStack() as running:
+        kms.create_key("alias/payments")
+        config = config_of(
+            broker.bootstrap, kms_keys(kms), _encrypting(broker), rotation={"max_messages": 100, "max_age": "10m"}
+        )
+        [pipeline] = config["pipelines"]
+        sidecar = running.enter_context(Steered(tmp_path, config)).ready()
+        load = running.enter_context(contextlib.ExitStack())
+        loading = load.enter_context(Load(broker, pipeline["from"], PARTITIONS, 40).running())
+        kms.drop()
+        sidecar.wait_for("partition.paused")
+        told = sidecar.hang_up(_with(config, pipeline, rotation={"max_messages": 90, "max_age": "10m"}))
+        assert told["changed"] == [pipeline["name"]]
+        config = _with(config, {**pipeline, "on_failure": "skip"}, rotation={"max_messages": 90, "max_age": "10m"})
+        seen = len(sidecar.events)
+        assert sidecar.hang_up(config)["restarted"] == [pipeline["name"]]
+        assert sidecar.get("/readyz")[0] == 503
+        kms.heal()
+        sidecar.wait_for("offsets.committed", after=seen)
+        with contextlib.closing(_joined(broker, pipeline)) as beside:
+            wait_until(lambda: beside.poll(0.05) is not None or bool(beside.assignment()), "its partitions")
+            sidecar.rewrite(_with(config, {**pipeline, "on_failure": "halt"}))
+            seen = len(sidecar.events)
+            sidecar.process.send_signal(signal.SIGHUP)
+        sidecar.wait_for("config.reloaded", after=seen)
+        sidecar.rewrite(config)
+        seen = len(sidecar.events)
+        sidecar.process.send_signal(signal.SIGHUP)
+        sidecar.wait_for("pipeline.reloaded", after=seen)
+        assert sidecar.stop() == 0
+        follows = running.enter_context(Steered(tmp_path, config)).ready()
+        load.close()
+        _assert_whole(broker, pipeline, loading.sent)
+        assert follows.stop() == 0
+    assert sidecar.complaint == follows.complaint == ""
+
+
 def test_an_operator_pauses_resumes_rotates_and_asks_how_it_is(broker, tmp_path, keys):
     """Paused, a pipeline writes nothing more, keeps its partitions through a rebalance, is told by /readyz, and goes on
     where it was; what cannot be is told with its remedy.
@@ -164,11 +206,11 @@ def test_an_operator_pauses_resumes_rotates_and_asks_how_it_is(broker, tmp_path,
         assert {one["name"]: one["state"] for one in shown["pipelines"]} == {"protect": "paused", "other": "running"}
         assert "protect was paused by an operator" in sidecar.told("status")[1]
         assert sidecar.told("resume")[1] == "protect: running\nother: running\n"
-        minted = len(sidecar.of("data_key.minted"))
+        seen = len(sidecar.events)
         assert sidecar.told("rotate", "protect")[1] == "protect: rotated\n"
         retired = sidecar.wait_for("data_key.retired", where=lambda e: e["reason"] == "operator")
         assert retired["topic"] == paused["to"]
-        sidecar.wait_for("data_key.minted", where=lambda e: e["topic"] == paused["to"], after=minted)
+        sidecar.wait_for("data_key.minted", where=lambda e: e["topic"] == paused["to"], after=seen)
         code, _, said = sidecar.told("pause", "protekt")
         assert (code, "Did you mean 'protect'?" in said) == (2, True)
         sidecar.rewrite(_with(config, other, {**paused, "to": "", "group": "x"}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import linecache
+import sys
 from typing import Any
 
 import pytest
@@ -10,19 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamcrypt as sc
+from streamcrypt.clients import consumer as consumer_module
 from streamcrypt.clients.headers import UNREADABLE
 from streamcrypt.events import RecordFailed
 from streamcrypt.testing import CollectingObserver
 
 KINDS = ("sealed", "other key", "headers", "tombstone", "proved tombstone", "altered", "plaintext", "short", "error")
+# Its framing is another one, so that it stands beside none of these.
+INSIDE = "self-contained"
 KEYS = sc.LocalKeyProvider.generate()
-SEALERS = (sc.Encryptor(KEYS), sc.Encryptor(KEYS), sc.Encryptor(KEYS, tombstones="authenticated"))
+SEALERS = (
+    sc.Encryptor(KEYS),
+    sc.Encryptor(KEYS),
+    sc.Encryptor(KEYS, tombstones="authenticated"),
+    sc.Encryptor(KEYS, framing="self_contained"),
+)
 
 
 def _record(kind: str, number: int) -> dict[str, Any]:
     value: bytes | None = b"%d" % number
     headers: Any = [("h", b"v")] if kind == "headers" else None
-    sealer = SEALERS[(kind == "other key") + 2 * (kind == "proved tombstone")]
+    sealer = SEALERS[(kind == "other key") + 2 * (kind == "proved tombstone") + 3 * (kind == INSIDE)]
     if kind not in ("tombstone", "plaintext"):
         value, headers = sealer.encrypt("t", None if kind == "proved tombstone" else value, b"k%d" % number, headers)
     if kind == "altered":
@@ -47,8 +58,8 @@ def _stored(consumer: sc.DecryptingConsumer) -> dict[Any, int]:
     return {place: stored.offset for place, stored in consumer._stored.items()}
 
 
-def _consumer() -> sc.DecryptingConsumer:
-    decryptor = sc.Decryptor(KEYS)
+def _consumer(framing: str = "header") -> sc.DecryptingConsumer:
+    decryptor = sc.Decryptor(KEYS, framing=framing)
     return sc.DecryptingConsumer(
         {"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0}, decryptor=decryptor
     )
@@ -111,6 +122,63 @@ def test_a_record_whose_headers_cannot_be_read_is_raised_with_the_reason_and_its
     assert "not UTF-8" in seen.of(RecordFailed)[0].detail
     assert UNREADABLE == [("streamcrypt", b"")]
     consumer.close()
+
+
+class _Interrupting:
+    """Interrupts at the n-th line that a module runs in some functions, as a signal handler may."""
+
+    def __init__(self, at: int, names: set[str]) -> None:
+        self._left, self._names = at, names
+
+    def __call__(self, frame, event, _argument):
+        if frame.f_code.co_filename != consumer_module.__file__ or frame.f_code.co_name not in self._names:
+            return None
+        # Signals are looked at after calls and at jumps back, and so never between this line and the caller's return.
+        if event == "line" and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() != "return True":
+            self._left -= 1
+            if self._left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
+def _interrupted(at: int, names: set[str], work) -> bool:
+    """Do the work, interrupted at that line; whether it was."""
+    before = sys.gettrace()
+    sys.settrace(_Interrupting(at, names))
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("kind", ["sealed", INSIDE])
+@pytest.mark.parametrize("way", ["a batch", "what is held"])
+def test_an_interrupt_at_any_line_loses_no_record_and_opens_none_twice(kind, way):
+    """Opened again, it would be plaintext without an envelope, and fail."""
+    records = [_record(kind, number) for number in range(3)]
+    for at in itertools.count(1):
+        consumer = _consumer("self_contained" if kind == INSIDE else "header")
+        batch = [_message(("t", n // 2), n, kind, record) for n, record in enumerate(records)]
+        if way == "a batch":
+            names = {"_open_all", "_open_block", "_open_one", "_fill", "_runs"}
+            interrupted = _interrupted(at, names, lambda c=consumer, b=batch: c._open_all(b))
+        else:
+            consumer._held.extend((message, None) for message in batch)
+            names = {"_opened", "_open_one", "_fill"}
+            interrupted = _interrupted(at, names, lambda c=consumer: c._go_on(3, 0.0, 0.0, lambda _count, _seconds: []))
+        if not interrupted:
+            consumer.close()
+            break
+        consumer._hold_unopened(batch)  # as consume() does
+        assert not consumer._done
+        found = consumer._go_on(3, 0.0, 0.0, lambda _count, _seconds: [])
+        assert [message.error() for message in found] == [None] * 3
+        assert [message.value() for message in found] == [b"0", b"1", b"2"]
+        consumer.close()
+    assert at > 5
 
 
 def test_an_interrupt_while_keys_are_looked_ahead_loses_no_record():

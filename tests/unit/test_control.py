@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from streamcrypt.cli import control, control_server
+from streamcrypt.cli import control, control_place, control_server
+from streamcrypt.cli import ctl as ctl_module
 from streamcrypt.cli.control import (
     MOST_REQUEST,
     BadRequest,
     Peer,
     Request,
-    Unsafe,
     candidates,
     peer_of,
-    private,
     read_line,
     socket_path,
 )
+from streamcrypt.cli.control_place import Unsafe, UntrustedSocket, private
 from streamcrypt.cli.control_server import ControlServer, controlled
 from streamcrypt.cli.ctl import CtlRequest, ctl
 from streamcrypt.cli.exits import Exit
@@ -304,7 +304,7 @@ def test_without_the_default_the_process_runs_on_and_says_so(file, runtime):
     place = runtime / "file" / f"streamcrypt-{os.geteuid()}" / candidates(file, {})[0].name
     settings = load(file, {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(control, "_directories", lambda: [place.parent])
+        patch.setattr(control, "default_directories", lambda: [place.parent])
         with controlled(file, settings, lambda _: {"code": 0}, seen):
             pass
     [told] = seen.events
@@ -337,6 +337,61 @@ def test_what_a_killed_process_left_is_taken_away_and_a_live_one_is_not(tmp_path
     assert not place.exists()
 
 
+def test_of_two_processes_that_start_at_a_time_one_listens_and_the_other_is_told(tmp_path, monkeypatch):
+    """Between its name and its first connection a socket looks like one that was left behind."""
+    place, told = tmp_path / "s", []
+
+    class Early(socket.socket):
+        """One beside which another process starts just then."""
+
+        def listen(self, *most: int) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(control_place.socket, "socket", plain)
+                patch.setattr(control_place, "_LOCK_SECONDS", 0.0)
+                try:
+                    private(place, ours=False).close()
+                except Unsafe as refused:
+                    told.append(str(refused))
+            super().listen(*most)
+
+    plain = socket.socket
+    monkeypatch.setattr(control_place.socket, "socket", Early)
+    with private(place, ours=False), plain(socket.AF_UNIX) as asking:
+        asking.connect(str(place))
+    assert told == ["another process is about to listen there"]
+    assert [file.name for file in tmp_path.iterdir()] == ["s"]
+
+
+def test_many_that_start_at_a_time_leave_one_that_is_reached(tmp_path):
+    """Over a socket that was left behind, too."""
+    for turn in range(20):
+        place, made, barrier = tmp_path / f"s{turn % 2}", [], threading.Barrier(4)
+
+        def start(place=place, made=made, barrier=barrier) -> None:
+            barrier.wait()
+            with contextlib.suppress(Unsafe):
+                made.append(private(place, ours=False))
+
+        threads = [threading.Thread(target=start) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [listening] = made
+        with listening, socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(place))
+
+
+def test_an_end_takes_its_own_socket_away_and_nobody_elses(tmp_path):
+    """Somebody took it away by hand, and another process listens there by now."""
+    place = tmp_path / "s"
+    with Served(place) as first:
+        place.unlink()
+        with Served(place) as second:
+            first.server.close()
+            assert second.say(Request("status").line())["code"] == 0
+
+
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
     (tmp_path / "s").write_text("somebody's")
     with pytest.raises(Unsafe, match="something else"):
@@ -344,7 +399,114 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
     assert (tmp_path / "s").read_text() == "somebody's"
 
 
+# -- whom ctl trusts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_default(file, runtime) -> Iterator[Path]:
+    """A process listens at the default place; give that place."""
+    place = candidates(file, {})[0]
+    place.parent.mkdir(mode=0o700)
+    listening = private(place, ours=True)
+    with ControlServer(listening, place, lambda _: {"code": 0, "pipelines": {}}, CollectingObserver()):
+        yield place
+
+
+def test_ctl_asks_at_the_default_place_where_it_is_this_users_alone(file, at_default):
+    assert ctl(file, asked("pause")) == 0
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777], ids=["the group", "everybody", "everybody, sticky"])
+def test_ctl_trusts_no_directory_that_others_may_write_to(file, at_default, mode):
+    at_default.parent.chmod(mode)
+    with pytest.raises(UntrustedSocket, match="others may write to its directory") as caught:
+        ctl(file, asked("pause"))
+    assert "remove it" in caught.value.remedy
+
+
+def test_ctl_trusts_no_socket_that_others_may_write_to(file, at_default):
+    at_default.chmod(0o622)
+    with pytest.raises(UntrustedSocket, match="others may write to it"):
+        ctl(file, asked("pause"))
+
+
+def test_ctl_trusts_no_directory_behind_a_link(file, at_default, tmp_path):
+    """As anybody may make in /tmp."""
+    at_default.parent.rename(tmp_path / "elsewhere")
+    at_default.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UntrustedSocket, match="belongs to uid"):
+        ctl(file, asked("pause"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("whose", ["directory", "socket"])
+def test_root_trusts_nothing_that_another_user_made_at_the_default_place(file, at_default, whose):
+    os.chown(at_default.parent if whose == "directory" else at_default, 12345, 12345)
+    with pytest.raises(UntrustedSocket, match="belongs to uid 12345"):
+        ctl(file, asked("pause"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_root_may_name_the_socket_of_another_user_where_that_user_alone_can_have_made_it(file, served, tmp_path):
+    """Never in a directory of everybody's, whoever may remove what there."""
+    os.chown(tmp_path, 12345, 12345)
+    os.chown(served.path, 12345, 12345)
+    assert ctl(file, asked("pause", place=served.path)) == 0
+    tmp_path.chmod(0o1777)
+    os.chown(tmp_path, 0, 0)
+    with pytest.raises(UntrustedSocket, match="belongs to uid 12345"):
+        ctl(file, asked("pause", place=served.path))
+
+
+def test_a_socket_that_was_named_may_lie_where_each_users_files_are_safe_from_the_others(file, served, tmp_path):
+    """As in /tmp itself; the sticky bit makes it so."""
+    tmp_path.chmod(0o1777)
+    assert ctl(file, asked("pause", place=served.path)) == 0
+    tmp_path.chmod(0o777)
+    with pytest.raises(UntrustedSocket, match="others may write to its directory"):
+        ctl(file, asked("pause", place=served.path))
+
+
+def test_ctl_asks_nothing_of_a_process_of_another_user(file, served, monkeypatch):
+    """Whatever the files look like, the kernel's word counts."""
+    monkeypatch.setattr(ctl_module, "peer_of", lambda _connection: Peer(17, os.geteuid() + 1))
+    with pytest.raises(UntrustedSocket, match="a process of uid"):
+        ctl(file, asked("pause", place=served.path))
+    assert served.asked == []
+
+
 # -- streamcrypt ctl ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"code": 0, "pipelines": {"p\x1b[2J\x7f\x9b": "paused\x1b]0;x\x07"}},
+        {"code": 2, "problems": ["c\x1b[2J.yaml:\x9b1:\x7f1"]},
+        {"code": 1, "message": "\x1b[31mno\x7f", "remedy": "\x9bnone\r"},
+    ],
+    ids=["done", "problems", "message"],
+)
+def test_an_answer_commands_no_terminal(file, tmp_path, capsys, answer, form):
+    """A file's name and a pipeline's are others' text."""
+    with Served(tmp_path / "s", answer) as served:
+        ctl(file, asked("pause", place=served.path, form=form))
+    out, err = capsys.readouterr()
+    assert out or err
+    assert all(character.isprintable() or character == "\n" for character in out + err)
+    if out and form == "json":
+        assert json.loads(out) == {"pipelines": answer["pipelines"]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"code": 0, "status": {}}, {"code": 0, "pipelines": 7}, {"code": 1, "problems": 7}],
+    ids=["status", "pipelines", "problems"],
+)
+def test_an_answer_of_another_version_is_told_as_that(file, tmp_path, answer):
+    with Served(tmp_path / "s", answer) as served, pytest.raises(StreamcryptError, match="does not understand"):
+        ctl(file, asked("pause", place=served.path))
 
 
 def test_ctl_prints_what_became_of_each_pipeline(file, served, capsys):

@@ -549,6 +549,49 @@ def test_a_retired_key_seals_nothing_more_and_the_next_one_stands_ready() -> Non
     writer.encryptor.close()
 
 
+@pytest.mark.parametrize("wait", [None, 10.0], ids=["on its own thread", "on another"])
+def test_after_a_rotation_no_key_is_used_whose_minting_began_before_it(wait: float | None) -> None:
+    """Neither the one in use nor those in stock, nor one that is on its way just then; each is told of."""
+    writer = Writer(RotationPolicy(max_messages=2), max_wait=wait)
+    first = writer.header()
+    until(lambda: writer.minted(2))
+    writer.keys.hold(GENERATE)
+    second = writer.header(), writer.header()
+    until(lambda: writer.keys.count(GENERATE) >= 3)
+    asked = len(writer.keys.calls)
+    writer.encryptor.rotate()
+    with ThreadPoolExecutor(1) as pool:
+        after = pool.submit(writer.header)
+        # The record waits for a call of its own, and not for one that began earlier.
+        until(lambda: len(writer.keys.calls) > asked)
+        writer.keys.release(GENERATE)
+        header = after.result(10)
+    # Closed before it comes, the one on its way would be retired for that.
+    until(lambda: [event.reason for event in writer.seen.of(DataKeyRetired)].count("operator") >= 2)
+    writer.encryptor.close()
+    assert header not in {first, *second}
+    minted = [event.data_key for event in writer.seen.of(DataKeyMinted)]
+    retired = {event.data_key: event.reason for event in writer.seen.of(DataKeyRetired)}
+    assert set(retired) == set(minted)
+    assert retired[decode_header(header).commitment.hex()] == "closed"
+
+
+def test_a_record_that_waits_for_a_key_when_it_is_rotated_gets_one_minted_after_it() -> None:
+    """Its own call began before."""
+    writer = Writer()
+    writer.keys.hold(GENERATE)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(writer.header)
+        until(lambda: writer.keys.count(GENERATE) == 1)
+        writer.encryptor.rotate()
+        writer.keys.release(GENERATE)
+        header = waiting.result(10)
+    assert writer.keys.count(GENERATE) == 2
+    [retired] = writer.seen.of(DataKeyRetired)
+    assert (retired.reason, retired.messages) == ("operator", 0)
+    assert retired.data_key != decode_header(header).commitment.hex()
+
+
 def test_only_the_key_that_failed_is_retired_where_its_header_is_given() -> None:
     """Many failed deliveries under one key cost one key, not those after it."""
     writer = Writer()

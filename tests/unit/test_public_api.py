@@ -65,6 +65,7 @@ def test_importing_loads_the_core_alone() -> None:
     """No SDK, no Kafka client, no web or command-line library, no test kit."""
     script = f"""
 import sys, streamcrypt
+streamcrypt.Encryptor, streamcrypt.Decryptor, streamcrypt.LocalKeyProvider
 print([n for n in {HEAVY!r} if n in sys.modules], [n for n in sys.modules if n.startswith("streamcrypt.testing")])
 """
     assert python(script) == "[] []"
@@ -123,5 +124,6 @@ def test_type_checkers_see_the_lazy_names() -> None:
     tree = ast.parse(Path(streamcrypt.__file__).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == LATE == set(streamcrypt._LATE)
+    assert seen == set(streamcrypt.__all__) == set(streamcrypt._MODULES)
+    assert set(streamcrypt._EXTRAS) == LATE
     assert (Path(streamcrypt.__file__).parent / "py.typed").exists()

@@ -59,10 +59,10 @@ def test_a_message_arrives_as_it_was_sent_and_a_command_is_answered(pair):
     """Both directions on one pair; what a handler returns answers the one who asked."""
     other = pair.other()
     assert other.send(Ended(2, [["wrong", "mend it"]]))
-    assert other.ask(BEGIN, 5.0) == Ended(3, [["pipelines: […]\n", ""]])
+    assert other.ask(BEGIN, 30.0) == Ended(3, [["pipelines: […]\n", ""]])
     assert pair.came == [Ended(2, [["wrong", "mend it"]])]
-    assert other.ask(Ready(), 5.0) == Refused("no answer")
-    assert other.ask(Report({}, {}), 5.0) == Refused("Report is not known here")
+    assert other.ask(Ready(), 30.0) == Refused("no answer")
+    assert other.ask(Report({}, {}), 30.0) == Refused("Report is not known here")
     other.close()
 
 
@@ -71,7 +71,7 @@ def test_an_answer_that_comes_late_is_for_nobody(pair):
         pair.end.ask(BEGIN, 0.01)
     pair.raw.sendall(b'{"kind": "Ready", "body": {}, "answer": 1}\n')
     pair.raw.shutdown(socket.SHUT_WR)
-    assert pair.gone.wait(5)
+    assert pair.gone.wait(30)
     assert pair.came == []
 
 
@@ -90,8 +90,8 @@ def test_the_death_of_the_other_end_is_told_once_and_ends_those_who_wait(pair):
     pair.raw.recv(1000)
     pair.raw.sendall(b'{"kind": "Ready", "bo')
     pair.raw.close()
-    assert pair.gone.wait(5)
-    waiting.join(5)
+    assert pair.gone.wait(30)
+    waiting.join(30)
     assert (pair.came, failed) == ([], ["the process is gone"])
     assert not pair.end.send(Ready())
     with pytest.raises(ChannelClosed):
@@ -189,14 +189,14 @@ def clock():
 
 
 def test_all_are_well_where_each_is(clock):
-    merged = _health(clock, WorkerState(1, "", WELL, clock()), WorkerState(2, "", WELL, clock()))
+    merged = _health(clock, WorkerState(1, "", WELL, clock(), clock()), WorkerState(2, "", WELL, clock(), clock()))
     assert merged.liveness().ok
     assert merged.readiness().as_json() == {"status": "ok", "reasons": [], "waiting": [], "pipelines": {"p": []}}
 
 
 def test_what_one_worker_waits_for_makes_all_unready_and_is_told_with_its_number(clock):
-    waits = WorkerState(2, "", _said([], ["joining its consumer group"]), clock())
-    merged = _health(clock, WorkerState(1, "", WELL, clock()), waits)
+    waits = WorkerState(2, "", _said([], ["joining its consumer group"]), clock(), clock())
+    merged = _health(clock, WorkerState(1, "", WELL, clock(), clock()), waits)
     assert merged.liveness().ok
     assert not merged.readiness().ok
     assert merged.readiness().pipelines == {"p": ["joining its consumer group"]}
@@ -204,23 +204,49 @@ def test_what_one_worker_waits_for_makes_all_unready_and_is_told_with_its_number
 
 
 def test_one_loop_that_stands_still_makes_all_unhealthy(clock):
-    dead = WorkerState(2, "", _said(["its loop has stood still for 31 s"], []), clock())
-    merged = _health(clock, WorkerState(1, "", WELL, clock()), dead)
+    dead = WorkerState(2, "", _said(["its loop has stood still for 31 s"], []), clock(), clock())
+    merged = _health(clock, WorkerState(1, "", WELL, clock(), clock()), dead)
     assert _why(merged.liveness()) == [(1, "its loop has stood still for 31 s")]
     assert not merged.readiness().ok
 
 
-def test_a_worker_that_is_gone_or_starts_is_told(clock):
-    gone = WorkerState(None, "starts again: signal 9 (SIGKILL)", None, clock())
-    starting = WorkerState(3, "", None, clock())
-    assert _why(_health(clock, gone).liveness()) == [(0, "starts again: signal 9 (SIGKILL)")]
-    assert _health(clock, starting).liveness().ok
-    assert _why(_health(clock, starting).readiness()) == [(0, "starting")]
+def test_a_worker_that_starts_is_alive_and_not_ready(clock):
+    starting = _health(clock, WorkerState(3, "", None, clock(), clock()))
+    assert starting.liveness().ok
+    assert _why(starting.readiness()) == [(0, "starting")]
+
+
+def test_a_worker_that_waits_for_its_restart_is_named_and_the_others_are_not_killed_for_it(clock):
+    """Its back-off is 30 s at the most, longer than a liveness probe has patience."""
+    gone = WorkerState(None, "starts again: signal 9 (SIGKILL)", None, clock(), clock())
+    clock.advance(29)
+    merged = _health(clock, gone, WorkerState(1, "", WELL, clock(), clock()))
+    live = merged.liveness()
+    assert live.ok
+    assert [(reason.worker, reason.reason) for reason in live.waiting] == [(0, "starts again: signal 9 (SIGKILL)")]
+    assert _why(merged.readiness()) == [(0, "starts again: signal 9 (SIGKILL)")]
+
+
+def test_a_restart_that_is_overdue_is_for_the_orchestrator(clock):
+    """Then the supervisor itself stands still."""
+    gone = WorkerState(None, "starts again: exit code 1", None, clock(), clock())
+    clock.advance(61)
+    merged = _health(clock, gone, WorkerState(1, "", WELL, clock(), clock()))
+    assert _why(merged.liveness()) == [(0, "starts again: exit code 1")]
+
+
+def test_where_no_worker_has_come_up_for_two_minutes_the_process_is_not_alive(clock):
+    """Each was started again in time, and ended before it said a word."""
+    last = clock()
+    clock.advance(121)
+    crashing = [WorkerState(None, "starts again: exit code 1", None, clock() - 5, last) for _ in range(2)]
+    assert _why(_health(clock, *crashing).liveness()) == [(None, "no worker has reported for 121 s")]
+    assert _health(clock, *crashing, WorkerState(1, "", WELL, clock(), clock())).liveness().ok
 
 
 def test_a_worker_that_says_nothing_is_first_not_ready_and_then_not_alive(clock):
     """Frozen, or so busy that it cannot even say so."""
-    merged = _health(clock, WorkerState(1, "", WELL, clock()))
+    merged = _health(clock, WorkerState(1, "", WELL, clock(), clock()))
     clock.advance(6)
     assert (merged.liveness().ok, merged.readiness().ok) == (True, False)
     clock.advance(25)
