@@ -4,11 +4,11 @@ WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY streamcrypt streamcrypt
 # Everything as wheels first: what cannot be had as one fails here, because no stage has a compiler.
-RUN python -m pip wheel --wheel-dir /wheels '.[sidecar,msk]'
+RUN python -m pip wheel --wheel-dir /wheels '.[sidecar,msk,otel]'
 # The environment has no pip of its own, and its bytecode is made now, because the root file system may be read-only.
 RUN python -m venv --without-pip /opt/streamcrypt \
  && python -m pip --python /opt/streamcrypt/bin/python install \
-      --no-compile --no-index --find-links /wheels 'streamcrypt[sidecar,msk]' \
+      --no-compile --no-index --find-links /wheels 'streamcrypt[sidecar,msk,otel]' \
  && python -m compileall -q --invalidation-mode unchecked-hash /opt/streamcrypt/lib
 
 FROM python:3.13-slim

@@ -12,8 +12,10 @@ from confluent_kafka import Producer
 from streamcrypt.cli.compose import consumer_config, producer_config
 from streamcrypt.config import Settings
 from streamcrypt.encryptor import Encryptor
-from streamcrypt.events import BatchDone, Event, OffsetsCommitted
+from streamcrypt.events import BatchDone, Event, Observer, OffsetsCommitted
+from streamcrypt.observe import fan_out
 from streamcrypt.sidecar.loop import Pipeline
+from streamcrypt.sidecar.passing import Take
 from streamcrypt.sidecar.transform import Transform
 
 __all__ = ["fill", "run_worker"]
@@ -45,6 +47,8 @@ def run_worker(
     records: int,
     on_batch: Callable[[BatchDone], None] = lambda _event: None,
     kafka: dict[str, Any] | None = None,
+    observer: Observer | None = None,
+    trace: Callable[[Take], Take] | None = None,
 ) -> float:
     """Run a pipeline until so many records have passed; give records/s. The transform is closed.
 
@@ -55,6 +59,8 @@ def run_worker(
         records: How many there are.
         on_batch: Told of every batch.
         kafka: Properties besides the defaults.
+        observer: Told of every event.
+        trace: What stands around each batch.
     """
     settings = Settings.model_validate(
         {
@@ -68,7 +74,8 @@ def run_worker(
     chosen = settings.pipelines[0]
     consumer, producer = consumer_config(settings, chosen), producer_config(settings, chosen)
     try:
-        Pipeline(settings.spec(chosen), consumer, producer, transform, watch).run(stop)
+        told = watch if observer is None else fan_out((observer, watch))
+        Pipeline(settings.spec(chosen), consumer, producer, transform, told, trace=trace).run(stop)
     finally:
         transform.close()
     return records / (watch.ended - watch.began)

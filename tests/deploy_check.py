@@ -34,6 +34,11 @@ _FAULTS = {
     "- alert: StreamcryptDown": "- alarm: StreamcryptDown",
     "pollingInterval: 30": "pollingInterval: often",
 }
+_SECRETS = {
+    "ssl.key.pem": "ssl.key.pem.file",
+    "sasl.oauthbearer.assertion.private.key.pem": "sasl.oauthbearer.assertion.private.key.file",
+}
+_SERIES = ROOT / "tests" / "deploy_tools" / "alerts.test.yaml"
 _RULES = ROOT / "config" / "alerts" / "streamcrypt.yaml"
 _PROMETHEUS = ROOT / "config" / "prometheus" / "prometheus.yaml"
 
@@ -50,6 +55,7 @@ def main(arguments: list[str]) -> int:
     for manifest in MANIFESTS:
         _conform(manifest.read_text())
     _refuses_faults(_render(VALUES["production"]))
+    _refuses_secrets()
     _prometheus()
     listing = "".join(f"{digest}  {path}\n" for path, digest in hashes().items())
     _compare(CHECKED, listing, write=write)
@@ -97,6 +103,16 @@ def _refuses_faults(rendered: str) -> None:
             sys.exit(f"deploy-check: kubeconform does not see that {faulty!r} is wrong")
 
 
+def _refuses_secrets() -> None:
+    """A secret in the configuration is refused, in words that name a setting which exists."""
+    for name, file in _SECRETS.items():
+        option = f"--set-string=config.kafka.{name.replace('.', chr(92) + '.')}=x"
+        options = (f"--kube-version={KUBERNETES}", f"--values={VALUES['minimal']}", option)
+        done = _run("helm", "template", "streamcrypt", CHART, *options, may_fail=True)
+        if not done.returncode or f"or as {file} from" not in done.stderr:
+            sys.exit(f"deploy-check: {name} in the configuration: {done.stderr or 'not refused'}")
+
+
 def _without_alerts(rendered: str) -> str:
     parts = re.split(r"^---\n", rendered, flags=re.MULTILINE)
     return "---\n".join(part for part in parts if not re.search(r"^kind: PrometheusRule$", part, re.MULTILINE))
@@ -116,6 +132,7 @@ def _compare(path: Path, text: str, *, write: bool) -> None:
 def _prometheus() -> None:
     """The rules, and the scrape configuration with the paths of a container put where they are here."""
     _run("promtool", "check", "rules", "--lint=all", "--lint-fatal", _RULES)
+    _run("promtool", "test", "rules", _SERIES)
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder) / "prometheus.yaml"
         here.write_text(_PROMETHEUS.read_text().replace("/etc/streamcrypt/alerts", str(_RULES.parent)))

@@ -340,7 +340,9 @@ class HTTPSettings(Section):
         default=None,
         repr=False,
         description="What a reader must show to see the status page and /metrics: as bearer token, or as the password"
-        " that a browser asks for; at least 16 characters. /healthz and /readyz stay open. By default none.",
+        " that a browser asks for; at least 16 characters. /healthz and /readyz tell anybody whether it is well, and"
+        " why only with it."
+        " By default none.",
     )
     token_file: str | None = Field(
         default=None,

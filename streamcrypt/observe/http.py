@@ -46,7 +46,7 @@ class HTTPServer:
         host: Address to listen on. Default 127.0.0.1: metrics name topics and keys, so nobody else sees them unasked.
         port: TCP port; 0 takes any free one.
         status: What the status page shows; without it there is none.
-        token: What a reader must show to see more than the probes; None: nothing.
+        token: What a reader must show to see more than the status of the probes; None: nothing.
 
     Raises:
         OSError: The address is not free, or not one of this host.
@@ -189,8 +189,8 @@ class _Application:
         self._access = access
         self._status = status
         self._open: Mapping[str, Callable[[WSGIEnvironment], _Answer]] = {
-            "/healthz": lambda _: _probe(health.liveness()),
-            "/readyz": lambda _: _probe(health.readiness()),
+            "/healthz": lambda environ: self._probe(health.liveness(), environ),
+            "/readyz": lambda environ: self._probe(health.readiness(), environ),
         }
         self._guarded: dict[str, Callable[[WSGIEnvironment], _Answer]] = {"/metrics": self._scrape}
         if status is not None:
@@ -232,6 +232,13 @@ class _Application:
         known = ", ".join([*self._guarded, *self._open])
         return _json("404 Not Found", {"error": f"not found: try {known}"})
 
+    def _probe(self, report: Report, environ: WSGIEnvironment) -> _Answer:
+        body = report.as_json()
+        # An orchestrator needs the code alone; the reasons name topics, and errors quote brokers.
+        if not self._access.allows(environ.get("HTTP_AUTHORIZATION")):
+            body = {"status": body["status"]}
+        return _json("200 OK" if report.ok else "503 Service Unavailable", body)
+
     def _scrape(self, environ: WSGIEnvironment) -> _Answer:
         given: dict[str, str] = {}
 
@@ -259,10 +266,6 @@ def _release() -> str:
 
 def _page(_environ: WSGIEnvironment) -> _Answer:
     return _Answer("200 OK", "text/html; charset=utf-8", page(), (("Content-Security-Policy", policy()),))
-
-
-def _probe(report: Report) -> _Answer:
-    return _json("200 OK" if report.ok else "503 Service Unavailable", report.as_json())
 
 
 def _json(status: str, body: Mapping[str, Any], *headers: tuple[str, str]) -> _Answer:

@@ -61,6 +61,12 @@ def test_the_linter_finds_nothing():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_image_has_every_extra_that_a_configuration_can_ask_for():
+    """Wheels and environment alike: the log in at MSK, and traces."""
+    commands = " ".join(rest for word, rest in _stages()[0] if word == "RUN")
+    assert re.findall(r"\[(sidecar[^]]*)\]", commands) == ["sidecar,msk,otel"] * 2
+
+
 def test_every_base_image_has_a_version():
     bases = [rest.split()[0] for word, rest in _instructions() if word == "FROM"]
     assert all(re.search(r":\d", base) for base in bases), bases

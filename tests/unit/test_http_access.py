@@ -32,7 +32,7 @@ def serve(host: str = "127.0.0.1", token: str | None = None) -> HTTPServer:
 def ask(
     server: HTTPServer, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.address[1], timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.address[1], timeout=30)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -98,6 +98,19 @@ def test_with_a_token_only_the_probes_are_open():
             assert ask(server, path)[0] == 401
         assert ask(server, "/healthz")[0] == 200
         assert ask(server, "/readyz")[0] == 503
+
+
+def test_with_a_token_a_probe_gives_its_reasons_to_who_shows_it_alone():
+    """They name topics; an orchestrator needs the code."""
+    with serve(token=TOKEN) as server:
+        for path, code, said in (("/healthz", 200, "ok"), ("/readyz", 503, "failing")):
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                status, _, body = ask(server, path, **headers)
+                assert (status, json.loads(body)) == (code, {"status": said})
+            status, _, body = ask(server, path, Authorization=f"Bearer {TOKEN}")
+            assert (status, json.loads(body)["pipelines"].keys()) == (code, {"p"})
+    with serve() as server:
+        assert json.loads(ask(server, "/readyz")[2])["reasons"]
 
 
 def test_a_name_that_is_not_this_hosts_gets_nothing():

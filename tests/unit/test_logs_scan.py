@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +92,27 @@ def test_what_a_process_draws_is_searched_for(planted):
         assert len(scan.secrets) >= before + 2
         scan.add(done.stderr)
         assert bool(scan.look()) is planted
+
+
+@pytest.mark.parametrize("planted", ["key", "value", ""], ids=["a key", "a value", "nothing"])
+def test_a_scenario_of_the_chaos_suite_is_violated_by_what_is_planted_in_a_process_s_log(planted):
+    """As `python -m tests.chaos` plays it, and so `make chaos`."""
+    from tests.chaos.__main__ import _played
+    from tests.chaos.records import MARK
+    from tests.chaos.scenarios import Outcome
+
+    said = {"key": "os.urandom(32).hex()", "value": repr(f"about {MARK.decode('latin-1') * 2}"), "": "'nothing'"}
+    script = f"import os, sys; sys.stderr.write({said[planted]})"
+
+    def play(_context):
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment(), capture_output=True, check=True, timeout=30
+        )
+        SCAN.add(done.stderr)
+        return Outcome("planted", 1)
+
+    outcome = _played("planted", play, SimpleNamespace(seed=1))
+    assert list(outcome.findings.found) == (["in a log"] if planted else [])
 
 
 def test_the_log_of_the_test_s_own_process_is_searched(scan):

@@ -94,7 +94,10 @@ class KeyMetrics:
             "key_service_seconds", "Time of a call to KMS.", _KEY_SERVICE_BUCKETS, "operation", "region"
         )
         self._breaker_open = make.gauge(
-            "key_service_breaker_open", "1 while KMS is away and not called.", "region", merge="livemax"
+            "key_service_breaker_open",
+            "1 from when KMS went away until a call is answered: without calls it stays.",
+            "region",
+            merge="livemax",
         )
         self._breaker_openings = make.counter("key_service_breaker_openings", "Breakers opened.", "region")
         self._alias_moved = make.counter("key_alias_moves", "Aliases found to point to another KEK.")

@@ -51,7 +51,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- range $where, $properties := dict "kafka" $kafka "kafka.consumer" (merge dict ($kafka.consumer | default dict) (index $config "kafka.consumer" | default dict)) "kafka.producer" (merge dict ($kafka.producer | default dict) (index $config "kafka.producer" | default dict)) -}}
 {{- range $name := list "sasl.password" "ssl.key.password" "ssl.key.pem" "ssl.keystore.password" "sasl.oauthbearer.client.secret" "sasl.oauthbearer.client.credentials.client.secret" "sasl.oauthbearer.assertion.private.key.passphrase" "sasl.oauthbearer.assertion.private.key.pem" -}}
 {{- if hasKey ($properties | default dict) $name -}}
-{{- fail (printf "config.%s: %s would stand in a ConfigMap. Give it with secretEnv, or as %s.file from a mounted Secret." $where $name $name) -}}
+{{- /* Of this key librdkafka itself reads the file, and calls that .file in the place of .pem. */ -}}
+{{- $key := "sasl.oauthbearer.assertion.private.key" -}}
+{{- $file := printf "%s.file" (eq $name (print $key ".pem") | ternary $key $name) -}}
+{{- fail (printf "config.%s: %s would stand in a ConfigMap. Give it with secretEnv, or as %s from a mounted Secret." $where $name $file) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
