@@ -1,11 +1,12 @@
 """The loops that are compared, each with the librdkafka settings that streamcrypt ships: nothing is tuned in here.
 
+Garbage is collected as ``streamcrypt run`` has it, in the raw copy as well, so that no ratio is owed to that.
+
 The functions named in :mod:`bench.job` run in a process of their own and give figures for one run.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from streamcrypt.cli.run import factory
 from streamcrypt.config import Settings
 from streamcrypt.events import BatchDone, Event, KeyServiceCalled, Observer, OffsetsCommitted
 from streamcrypt.observe import fan_out
+from streamcrypt.sidecar.garbage import collecting_seldom
 
 __all__ = ["copy", "fill", "pipeline", "settings"]
 
@@ -151,9 +153,9 @@ def _passed(
     provider = build_provider(chosen.keys, observer)
     made = factory(chosen, spec, provider, observer)
     running = made.build()
-    gc.collect()
-    running.run(stop)
-    figures = meter.read(records)
+    with collecting_seldom():
+        running.run(stop)
+        figures = meter.read(records)
     made.transform.close()
     provider.close()
     return {**figures, "kms_calls": float(watch.calls)}
@@ -179,9 +181,9 @@ def copy(
     producer = Producer({**producer_config(chosen, spec), "on_delivery": lambda _error, _message: None})
     consumer.subscribe([source])
     meter = Meter()
-    gc.collect()
-    _copy(consumer, producer, source, target, records, [_HEADER] if mode == "encrypt" else None, meter)
-    figures = meter.read(records)
+    with collecting_seldom():
+        _copy(consumer, producer, source, target, records, [_HEADER] if mode == "encrypt" else None, meter)
+        figures = meter.read(records)
     consumer.close()
     return figures
 

@@ -146,8 +146,10 @@ class Health:
                 case PipelineReloaded():
                     self._reloaded(event)
                 case PartitionPaused(pipeline=name):
-                    pause = _Pause(event.error, event.detail, event.remedy, self._wall_clock())
-                    self._state(name).paused[event.topic, event.partition] = pause
+                    # Told again, it waits for something else: since when it waits at all stays.
+                    paused, place = self._state(name).paused, (event.topic, event.partition)
+                    since = paused[place].since if place in paused else self._wall_clock()
+                    paused[place] = _Pause(event.error, event.detail, event.remedy, since)
                 case PartitionResumed(pipeline=name):
                     self._state(name).paused.pop((event.topic, event.partition), None)
                 case PartitionsAssigned(pipeline=name):

@@ -229,8 +229,10 @@ class Status:
         self._note(now, "lost", f"{len(event.partitions)} partitions went to another member", event.pipeline)
 
     def _paused(self, event: events.PartitionPaused, now: float) -> None:
-        trouble = Trouble(event.error, event.detail, event.remedy, now, event.offset)
-        self._pipeline(event.pipeline).waiting[event.topic, event.partition] = trouble
+        waiting, place = self._pipeline(event.pipeline).waiting, (event.topic, event.partition)
+        # Told again, it waits for something else: since when it waits at all stays.
+        since = waiting[place].since if place in waiting else now
+        waiting[place] = Trouble(event.error, event.detail, event.remedy, since, event.offset)
         self._note(now, "waits", f"{event.topic}[{event.partition}]: {event.error}: {event.detail}", event.pipeline)
 
     def _resumed(self, event: events.PartitionResumed, now: float) -> None:

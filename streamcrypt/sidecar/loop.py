@@ -287,7 +287,7 @@ class Pipeline:
             self._paused_at = None
 
     def _tell_pause(self, committed: bool) -> None:
-        if self._member.paused and self._paused_at is None and committed and not self._member.has_ahead:
+        if self._member.paused and self._paused_at is None and committed and not self._member.ahead:
             self._paused_at = time.monotonic()
             self._observer(PipelinePaused(self._spec.name))
 
@@ -374,7 +374,7 @@ class Pipeline:
     # -- units of work -------------------------------------------------------------------------------------------------
 
     def _commit(self, seconds: float, *, wait: bool = False) -> bool:
-        in_hand = self._ledger.in_hand or self._member.has_ahead
+        in_hand = self._ledger.in_hand or self._member.ahead
         positions = {} if in_hand else self._member.positions()
         self._reached = offsets = self._ledger.offsets(self._member.assigned, self._passing.held, positions)
         records = self._passing.passed - self._passed_at_commit

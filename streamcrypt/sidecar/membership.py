@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -21,8 +22,7 @@ __all__ = ["Membership", "Upheaval", "runs"]
 _BATCH = 1000
 # A batch is held as Python objects beside librdkafka's queue: 1,000 records of 1 MB would be 1 GB.
 _BATCH_BYTES = 4 * 2**20
-# Read ahead for data keys that are looked ahead: 80 ms of 200,000 records/s, and as much in bytes.
-_MOST = 16_000
+# Read ahead for data keys that are looked ahead: 80 ms of 200,000 records/s of 1 KB.
 _MOST_BYTES = 16 * 2**20
 
 
@@ -78,13 +78,15 @@ class Membership:
         self.subscribed = False
         self.paused = False
         """Whether nothing is fetched, of whatever partition."""
-        self._ahead: Sequence[Message] = ()
+        # Batches of the usual size: what is read long before it is passed has left the processor's caches by then, and
+        # one large batch keeps the client's own threads idle while it is passed.
+        self._ahead: deque[Sequence[Message]] = deque()
         # Partitions that went during the read under way.
         self._left: set[Place] = set()
         # Of the last batch: what the next one is cut by. Records of a topic are about alike.
         self._record_bytes = 1.0
         self.reach = 1
-        """How many usual batches are read at once, at most: more than one while data keys are looked ahead."""
+        """How many batches :meth:`read_ahead` keeps in hand, at most."""
 
     def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics from now on, and no others."""
@@ -107,31 +109,39 @@ class Membership:
         if self._ahead:
             # Before anything else: the client's position is ahead of them, and they are `ahead` no more.
             arrived()
-            messages, self._ahead = self._ahead, ()
-            return messages
+            return self._ahead.popleft()
         return self._read(seconds, arrived)
 
     def read_ahead(self) -> Sequence[Message]:
-        """Take what is there now for the next :meth:`fetch`, and give it to be looked at.
+        """Take what is there now for the next calls of :meth:`fetch`, and give it to be looked at.
 
         What is in hand is dropped where its partition goes, or is to be read again from elsewhere.
 
         Raises:
             ConnectionLost, PipelineHalted: As :meth:`fetch`.
         """
-        self._ahead = self._read(0.0, _nothing)
-        return self._ahead
+        fresh: list[Message] = []
+        while len(self._ahead) < self.reach and self._bytes_ahead < _MOST_BYTES:
+            batch = self._read(0.0, _nothing)
+            if not batch:
+                break
+            # At once: the next read may bring a rebalance, which takes back what is in here.
+            self._ahead.append(batch)
+            fresh += batch
+        return fresh
 
     @property
-    def has_ahead(self) -> bool:
-        """Whether records are in hand for the next :meth:`fetch`: the client's position is ahead of us then."""
-        return bool(self._ahead)
+    def ahead(self) -> int:
+        """How many batches are in hand for the next calls of :meth:`fetch`; the client's position is behind them."""
+        return len(self._ahead)
+
+    @property
+    def _bytes_ahead(self) -> float:
+        return sum(map(len, self._ahead)) * self._record_bytes
 
     @property
     def _room(self) -> int:
-        most = min(_MOST, _BATCH * self.reach)
-        most_bytes = min(_MOST_BYTES, _BATCH_BYTES * self.reach)
-        return max(1, min(most, int(most_bytes / self._record_bytes)))
+        return max(1, min(_BATCH, int(_BATCH_BYTES / self._record_bytes)))
 
     def _read(self, seconds: float, arrived: Callable[[], None]) -> Sequence[Message]:
         room = self._room if self._pace is None else self._pace.room(self._room, seconds)
@@ -159,7 +169,8 @@ class Membership:
 
     def _drop_ahead(self, places: Collection[Place]) -> None:
         if self._ahead:
-            self._ahead = [message for message in self._ahead if _place(message) not in places]
+            kept = ([message for message in batch if _place(message) not in places] for batch in self._ahead)
+            self._ahead = deque(filter(None, kept))
 
     @property
     def only_topic(self) -> str | None:

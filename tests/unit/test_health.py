@@ -61,6 +61,15 @@ def test_a_reason_says_whose_since_when_and_what_helps(health, clock):
     assert health.liveness().ok
 
 
+def test_a_partition_told_of_again_waits_for_something_else_since_it_first_waited(health, clock):
+    """KMS was away and now refuses: the reason follows, the time does not begin anew."""
+    health(paused(0))
+    clock.advance(30)
+    health(paused(0, "KeyRefused"))
+    [reason] = health.readiness().reasons
+    assert (reason.since, "KeyRefused" in reason.reason) == (DAY, True)
+
+
 def test_another_cause_is_a_reason_of_its_own(health):
     """Partitions that wait for different things are not lumped together."""
     health(paused(0))

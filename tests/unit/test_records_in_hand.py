@@ -67,7 +67,7 @@ def test_records_read_ahead_are_in_hand_from_the_moment_that_they_are_fetched(me
     member.assigned = {A}
     member.consumer = Scripted([[message(A, 7)]])  # type: ignore[assignment]
     member.read_ahead()
-    assert [one.offset() for one in member.fetch(0.0, lambda: told.append(member.has_ahead))] == [7]
+    assert [one.offset() for one in member.fetch(0.0, lambda: told.append(bool(member.ahead)))] == [7]
     assert told == [True]
 
 
@@ -82,6 +82,19 @@ def test_a_record_whose_partition_goes_during_the_read_is_no_part_of_the_batch(m
     script.meanwhile = leave
     assert [(one.topic(), one.offset()) for one in member.read_ahead()] == [("b", 3)]
     assert member.only_topic == "b"
+
+
+def test_what_is_read_ahead_comes_in_usual_batches_and_goes_with_its_partition(member: Membership) -> None:
+    """A second read may bring the rebalance that takes back what the first one brought."""
+    member.assigned, member.reach = {A, B}, 3
+    script = member.consumer = Scripted([[message(A, 7), message(B, 3)], [message(A, 8)], [message(B, 4)]])  # type: ignore[assignment]
+    member.read_ahead()
+    assert member.ahead == 3
+    assert [one.offset() for one in member.fetch(0.0, lambda: None)] == [7, 3]
+    member._let_go(script, [TopicPartition(*A)])  # type: ignore[arg-type]
+    assert member.ahead == 1
+    assert [(one.topic(), one.offset()) for one in member.fetch(0.0, lambda: None)] == [("b", 4)]
+    assert not member.ahead
 
 
 class Plain:

@@ -143,6 +143,14 @@ def test_a_partition_that_waits_makes_the_pipeline_wait_since_then(status, wall)
     assert pipeline(status)["state"] == "running"
 
 
+def test_a_partition_told_of_again_waits_for_something_else_since_it_first_waited(status, wall):
+    status(pause(0))
+    wall.now += 30
+    status(pause(0, "KeyRefused", "AccessDenied"))
+    [waiting] = pipeline(status)["waiting"]
+    assert (waiting["since"], waiting["error"]) == (NOON, "KeyRefused")
+
+
 def test_a_pipeline_that_starts_again_and_again_is_in_trouble_since_the_first_time(status, wall):
     for seconds in (1.0, 2.0):
         wall.now += 10
