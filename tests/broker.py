@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 
 KAFKA_VERSION = "4.3.1"
 BOOTSTRAP_VARIABLE = "STREAMCRYPT_TEST_BOOTSTRAP"
-START_SECONDS = 60.0
-STOP_SECONDS = 15.0
+START_SECONDS = 120.0
+STOP_SECONDS = 30.0
 OLDEST_JAVA = 17
+_WORKERS = 8
+# Each worker of a test run has its own: gw0, gw1 …
+_PORTS = range(15000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS, 32000, _WORKERS)
+_given: set[int] = set()
 
 
 class BrokerUnavailable(RuntimeError):
@@ -76,10 +80,10 @@ class Broker:
         name = name or unique_name()
         settings = {"retention.ms": "-1", **(config or {})}
         [made] = self.admin.create_topics([NewTopic(name, partitions, 1, config=settings)]).values()
-        made.result(30)
+        made.result(60)
 
         def visible() -> bool:
-            found = self.admin.list_topics(name, timeout=10).topics[name]
+            found = self.admin.list_topics(name, timeout=30).topics[name]
             return len(found.partitions) == partitions and all(p.leader >= 0 for p in found.partitions.values())
 
         wait_until(visible, f"topic {name} in the metadata")
@@ -88,8 +92,8 @@ class Broker:
     def delete_topic(self, name: str) -> None:
         """Deletes a topic and returns once the metadata no longer shows it."""
         [gone] = self.admin.delete_topics([name]).values()
-        gone.result(30)
-        wait_until(lambda: name not in self.admin.list_topics(timeout=10).topics, f"topic {name} gone")
+        gone.result(60)
+        wait_until(lambda: name not in self.admin.list_topics(timeout=30).topics, f"topic {name} gone")
 
     def describe(self, name: str) -> TopicMetadata:
         """Metadata of one topic.
@@ -97,7 +101,7 @@ class Broker:
         Raises:
             KeyError: there is no such topic.
         """
-        return self.admin.list_topics(timeout=10).topics[name]
+        return self.admin.list_topics(timeout=30).topics[name]
 
     def produce(self, topic: str, records: Iterable[Mapping[str, Any]]) -> None:
         """Produces records, each a mapping of ``Producer.produce`` arguments, and waits for every acknowledgement."""
@@ -107,11 +111,11 @@ class Broker:
             SCAN.written(record.get("value"))
             producer.produce(topic, on_delivery=lambda error, _: error and failed.append(str(error)), **record)
             producer.poll(0)
-        left = producer.flush(30)
+        left = producer.flush(60)
         assert not left, f"{left} records were not acknowledged"
         assert not failed, failed[0]
 
-    def read(self, topic: str, isolation: str = "read_committed", timeout: float = 30.0) -> list[Message]:
+    def read(self, topic: str, isolation: str = "read_committed", timeout: float = 60.0) -> list[Message]:
         """Every record that stands in the topic now, partition by partition, read without a group.
 
         Args:
@@ -221,16 +225,20 @@ REMEDIES = f"""Do one of these:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on, below the range from which outgoing connections are given theirs."""
+    """Ports of 127.0.0.1 that nobody listens on, below the range from which outgoing connections are given theirs.
+
+    They are bound later, so none is given twice: neither by this process nor by another worker of the same test run.
+    """
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randrange(15000, 32000)
+        port = random.choice(_PORTS)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in ports:
+        if port not in _given:
+            _given.add(port)
             ports.append(port)
     return ports
 
@@ -240,7 +248,7 @@ def unique_name(prefix: str = "t") -> str:
     return f"{prefix}-{uuid.uuid4().hex[:12]}"
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Polls until the condition holds.
 
     Raises:
@@ -287,12 +295,12 @@ def properties_of(
     } | dict(config or {})
 
 
-def _watermarks(consumer: Consumer, place: TopicPartition, seconds: float = 10.0) -> tuple[int, int]:
+def _watermarks(consumer: Consumer, place: TopicPartition, seconds: float = 30.0) -> tuple[int, int]:
     """Asks again while the leader of a young partition does not know yet that it is."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            low, high = consumer.get_watermark_offsets(place, timeout=10)
+            low, high = consumer.get_watermark_offsets(place, timeout=30)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
                 raise

@@ -24,6 +24,7 @@ __all__ = ["chromium"]
 
 VARIABLE = "CHROMIUM"
 REQUIRED = "STREAMCRYPT_REQUIRE_BROWSER"
+_PATIENCE = 30_000.0  # milliseconds
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _REMEDY = (
     "no Chromium for the test of the status page. Install one (Debian: apt-get install chromium-headless-shell;"
@@ -39,8 +40,10 @@ def chromium() -> Iterator[Browser]:
         AssertionError: There is none, none could be downloaded, and one is required.
         pytest.skip.Exception: The same, where none is required.
     """
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    # A busy machine takes longer than the 5 s that are the default.
+    expect.set_options(timeout=_PATIENCE)
     with sync_playwright() as playwright:
         # Without its sandbox: root has none, and it is shown our own page only.
         browser = playwright.chromium.launch(executable_path=_found(playwright), args=["--no-sandbox"])

@@ -98,7 +98,7 @@ class SecureBroker(ProcessBroker):
         for made in self.admin.create_topics(wanted).values():
             made.result(30)
         names = {topic.topic for topic in wanted}
-        wait_until(lambda: names <= set(self.admin.list_topics(timeout=10).topics), "the topics in the metadata")
+        wait_until(lambda: names <= set(self.admin.list_topics(timeout=30).topics), "the topics in the metadata")
 
     def allow(self, user: str, acls: Iterable[ACL]) -> None:
         """Add ACLs for a user."""
@@ -111,7 +111,7 @@ class SecureBroker(ProcessBroker):
             made.result(30)
         # The controller has them; the broker judges by what it has heard of so far.
         names = {_name(binding) for binding in wanted}
-        wait_until(lambda: names <= set(map(_name, self.admin.describe_acls(_EVERY).result(10))), "the ACLs in force")
+        wait_until(lambda: names <= set(map(_name, self.admin.describe_acls(_EVERY).result(30))), "the ACLs in force")
 
     def withdraw(self, user: str, acl: ACL) -> None:
         """Remove one ACL of a user."""

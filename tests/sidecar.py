@@ -148,7 +148,7 @@ def numbers(broker: Broker, topic: str, partitions: int) -> list[list[int]]:
 
 
 def streamcrypt(
-    directory: Path, command: str, config: Mapping[str, Any], env: Mapping[str, str] | None = None, seconds: float = 30
+    directory: Path, command: str, config: Mapping[str, Any], env: Mapping[str, str] | None = None, seconds: float = 90
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself, such as ``check`` or a ``run`` that cannot start."""
     done = subprocess.run(
@@ -208,7 +208,7 @@ class Sidecar:
         self.kill()
 
     def wait_for(
-        self, name: str, seconds: float = 30.0, where: Callable[[Event], bool] = lambda _event: True, after: int = 0
+        self, name: str, seconds: float = 60.0, where: Callable[[Event], bool] = lambda _event: True, after: int = 0
     ) -> Event:
         """The first event called ``name`` that ``where`` picks, from index ``after`` on.
 
@@ -237,7 +237,7 @@ class Sidecar:
             seen = self.events.index(found) + 1
         return self
 
-    def committed(self, records: int, seconds: float = 30.0) -> None:
+    def committed(self, records: int, seconds: float = 60.0) -> None:
         """Return once offsets of this many records are committed, all pipelines together."""
 
         def enough(_event: Event) -> bool:
@@ -249,12 +249,17 @@ class Sidecar:
         """Every event called ``name`` so far."""
         return [event for event in list(self.events) if event["event"] == name]
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM, seconds: float = 30.0) -> int:
         """Signal it, and give its exit code; an assertion fails where it takes longer than ``seconds``."""
+        deadline = time.monotonic() + seconds
+        with self._news:
+            # Before its first line it knows no signal, and would be killed by it.
+            while not self.events and self.process.poll() is None and time.monotonic() < deadline:
+                self._news.wait(0.1)
         self.process.send_signal(how)
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         """Give its exit code once it has ended by itself."""
         try:
             code = self.process.wait(seconds)
@@ -273,7 +278,7 @@ class Sidecar:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of its own HTTP server's answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.config['http']['port']}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.config['http']['port']}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

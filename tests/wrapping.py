@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from confluent_kafka import Message
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def unique(prefix: str = "t") -> str:

@@ -151,7 +151,7 @@ def _run(rig: _Rig, book: Book, truth: Truth, records: int) -> tuple[Findings, f
         began = time.monotonic()
         wait_until(lambda: probe.lag() == 0, "the group to reach the end", _DRAIN)
         seconds = time.monotonic() - began
-        wait_until(lambda: follower.distinct(rig.letters) >= len(truth), f"{len(truth)} letters", 20)
+        wait_until(lambda: follower.distinct(rig.letters) >= len(truth), f"{len(truth)} letters", 60)
         if sidecar.stop() != 0:
             findings.add("did not end cleanly", sidecar.tail())
     opened, letters = rig.read(rig.opened), rig.read(rig.letters)
@@ -167,11 +167,11 @@ class _Probe:
     def __init__(self, rig: _Rig) -> None:
         self._consumer = Consumer({"bootstrap.servers": rig.broker.bootstrap, "group.id": rig.group, "log_level": 0})
         self._places = [TopicPartition(rig.sealed, number) for number in range(PARTITIONS)]
-        self._ends = [self._consumer.get_watermark_offsets(place, timeout=10)[1] for place in self._places]
+        self._ends = [self._consumer.get_watermark_offsets(place, timeout=30)[1] for place in self._places]
 
     def lag(self) -> int:
         """Give the records between what is committed and the end."""
-        committed = self._consumer.committed(self._places, timeout=10)
+        committed = self._consumer.committed(self._places, timeout=30)
         return sum(end - max(place.offset, 0) for end, place in zip(self._ends, committed, strict=True))
 
     def close(self) -> None:
@@ -225,7 +225,7 @@ def _standing(rig: _Rig, findings: Findings) -> list[Arrived]:
     """Give the letters that a next replay would look at: those behind what the replays have committed."""
     probe = Consumer({"bootstrap.servers": rig.broker.bootstrap, "group.id": f"{rig.group}.replay", "log_level": 0})
     try:
-        places = probe.committed([TopicPartition(rig.letters, number) for number in range(PARTITIONS)], timeout=10)
+        places = probe.committed([TopicPartition(rig.letters, number) for number in range(PARTITIONS)], timeout=30)
     finally:
         probe.close()
     starts = {place.partition: place.offset for place in places}

@@ -80,7 +80,7 @@ def _finish(outcome: Outcome, stage: Stage, seconds: float = _DRAIN) -> None:
     outcome.findings.merge(findings)
     outcome.figures |= {"records": stage.loader.sent, "drained in s": round(took, 1), **findings.counts}
     for member in stage.members:
-        if member.alive and member.stop(20) != 0:
+        if member.alive and member.stop(30) != 0:
             outcome.findings.add("did not end cleanly", f"{member.name}: {member.tail()}")
     outcome.figures["process starts"] = sum(member.starts for member in stage.members)
     outcome.figures["seconds"] = round(time.monotonic() - stage.began, 1)

@@ -104,7 +104,7 @@ class Member:
         if self.sidecar is not None:
             self.sidecar.kill()
 
-    def stop(self, seconds: float = 15.0) -> int:
+    def stop(self, seconds: float = 30.0) -> int:
         """Ask it to end; give its exit code."""
         assert self.sidecar is not None
         return self.sidecar.stop(seconds=seconds)

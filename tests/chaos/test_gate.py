@@ -14,7 +14,7 @@ from tests.chaos.gate import Gate
 
 
 def _status(url: str) -> int:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return answer.status
 
 
@@ -35,7 +35,7 @@ def test_closing_a_gate_ends_connections_that_stand():
         Gate(kms.url) as gate,
         contextlib.closing(socket.create_connection(("127.0.0.1", int(gate.url.rpartition(":")[2])))) as client,
     ):
-        client.settimeout(10)
+        client.settimeout(60)
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(1)
         gate.close()

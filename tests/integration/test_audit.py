@@ -325,7 +325,7 @@ def test_a_topic_that_goes_away_is_told(broker: Broker, config: Path) -> None:
     broker.produce(other, [record(envelope("new"))])
     plan = make_plan(broker.admin, [topic, other])
     broker.delete_topic(topic)
-    read(config, plan, HeaderBook(), patience=3)
+    read(config, plan, HeaderBook(), patience=8)
     assert plan.places[topic, 0].unread
     assert (plan.places[other, 0].records, plan.places[other, 0].unread) == (1, "")
 
@@ -372,7 +372,7 @@ def test_a_signal_ends_it_and_the_state_is_kept(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=slow)
     wait_until(lambda: state.exists() or process.poll() is not None, "a state, or the end", 60)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, state.exists()) == (130 if number == signal.SIGTERM else -9, b"", True), err
     assert (b"Run it again to go on" in err) is (number == signal.SIGTERM)
     assert 0 < sum(place["records"] for place in json.loads(state.read_text())["places"]) < 50_000

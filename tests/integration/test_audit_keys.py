@@ -50,7 +50,7 @@ def test_the_receipt_of_a_kek_that_is_disabled(broker: Broker, tmp_path: Path, m
         assert {call.key_arn for call in kms.calls if call.operation == "Decrypt"} == {shared}
         receipt = json.loads(done.stdout)["receipt"]
         assert (receipt["lost"], receipt["still_open"], receipt["unknown"], receipt["whole"]) == (3, 2, 0, True)
-        assert receipt["cluster_id"] == broker.admin.list_topics(timeout=10).cluster_id
+        assert receipt["cluster_id"] == broker.admin.list_topics(timeout=30).cluster_id
         assert "isabled" in receipt["state"]
         (described,) = receipt["topics"]
         assert described["topic_id"]

@@ -54,15 +54,15 @@ def test_the_shared_broker_creates_no_topic_by_itself(broker):
     if os.environ.get(brokers.BOOTSTRAP_VARIABLE):
         pytest.skip("a broker of somebody else decides this for itself")
     missing = unique_name("missing")
-    AdminClient({"bootstrap.servers": broker.bootstrap}).list_topics(missing, timeout=10)
-    assert missing not in broker.admin.list_topics(timeout=10).topics
+    AdminClient({"bootstrap.servers": broker.bootstrap}).list_topics(missing, timeout=30)
+    assert missing not in broker.admin.list_topics(timeout=30).topics
 
 
 def test_a_private_broker_may_create_topics_and_keeps_its_data_over_stop_kill_and_restart(broker_factory):
     private = broker_factory(auto_create=True)
     topic = unique_name("auto")
-    private.admin.list_topics(topic, timeout=10)
-    wait_until(lambda: topic in private.admin.list_topics(timeout=10).topics, "the topic that the broker creates")
+    private.admin.list_topics(topic, timeout=30)
+    wait_until(lambda: topic in private.admin.list_topics(timeout=30).topics, "the topic that the broker creates")
     private.produce(topic, [{"value": b"1"}])
     private.restart()
     private.produce(topic, [{"value": b"2"}])
@@ -129,7 +129,7 @@ def test_no_process_and_no_data_outlive_the_tests_however_they_end(end, tmp_path
         assert process.stdout is not None
         assert process.stdout.readline().startswith("127.0.0.1:")
         process.send_signal(end)
-        process.wait(30)
+        process.wait(60)
     wait_until(lambda: not _processes_that_name(tmp_path), "the end of the broker and its watchdog")
     assert not list(tmp_path.glob("streamcrypt-broker-*"))
 
@@ -152,7 +152,7 @@ def test_the_mock_cluster_carries_records_of_other_clients(mock_cluster):
     consumer = Consumer({"bootstrap.servers": mock_cluster, "group.id": "g", "auto.offset.reset": "earliest"})
     try:
         consumer.subscribe(["t"])
-        message = consumer.poll(20)
+        message = consumer.poll(60)
     finally:
         consumer.close()
     assert message is not None

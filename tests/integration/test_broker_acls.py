@@ -82,7 +82,7 @@ class Run:
 
     def close(self) -> None:
         self.stop.set()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     @property
@@ -93,7 +93,8 @@ class Run:
     @property
     def decided(self) -> bool:
         """Whether it was refused, ended, or has passed what there is to pass."""
-        return bool(self.refusals) or not self._thread.is_alive() or self.committed >= RECORDS
+        passed = self.committed >= RECORDS and any(isinstance(e, events.RecordFailed) for e in list(self.events))
+        return bool(self.refusals) or not self._thread.is_alive() or passed
 
     def next(self, kind: type[Any], after: events.Event) -> Any:
         """The first event of a kind after another one, which is waited for."""

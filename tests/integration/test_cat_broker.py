@@ -101,7 +101,7 @@ def test_each_record_of_a_mixed_topic_is_shown_for_what_it_is(
     assert (late.exit_code, late.stdout_bytes) == (0, b"\xff\x1b\n")
     assert run("cat", str(config), topic, "--fail-fast").stdout_bytes == b"one\n\n"
     assert run("cat", str(config), "missing").exit_code == 1
-    assert "missing" not in broker.admin.list_topics(timeout=10).topics
+    assert "missing" not in broker.admin.list_topics(timeout=30).topics
     assert run("cat", str(config), topic, "--partition", "7").exit_code == 2
 
 
@@ -140,11 +140,11 @@ def test_following_ends_with_its_reader_or_with_ctrl_c(broker: Broker, tmp_path:
         following[1].stdout.close()
         broker.produce(topic, [sealed(sealer, topic, b"second", 1)])
         assert following[0].stdout.readline() == b"second\n"
-    groups = broker.admin.list_consumer_groups(request_timeout=10).result().valid
+    groups = broker.admin.list_consumer_groups(request_timeout=30).result().valid
     assert topic not in {group.group_id for group in groups}
     following[0].send_signal(signal.SIGINT)
-    assert following[0].communicate(timeout=20) == (b"", b"streamcrypt: 2 records: 2 sealed, 2 opened\n")
-    assert (following[1].stderr.read(), following[1].wait(20)) == (b"", 0)
+    assert following[0].communicate(timeout=60) == (b"", b"streamcrypt: 2 records: 2 sealed, 2 opened\n")
+    assert (following[1].stderr.read(), following[1].wait(60)) == (b"", 0)
     following[1].stderr.close()
     assert following[0].returncode == 0
 
@@ -182,7 +182,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(
     assert broker.read(target) == []
     assert broker.read(letters) == []
     reader = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
-    assert [p.offset for p in reader.committed([TopicPartition(source, n) for n in (0, 1)], timeout=10)] == [2, -1001]
+    assert [p.offset for p in reader.committed([TopicPartition(source, n) for n in (0, 1)], timeout=30)] == [2, -1001]
     reader.close()
 
 

@@ -197,18 +197,18 @@ class Stack:
 
     def _await(self, name: str, condition: str) -> None:
         if condition == "service_healthy":
-            wait_until(lambda: self.healthy(name), f"the health of {name}", 60)
+            wait_until(lambda: self.healthy(name), f"the health of {name}", 90)
         else:
             assert self.end_of(name) == 0, self.said(name)
 
-    def end_of(self, name: str, seconds: float = 60) -> int:
+    def end_of(self, name: str, seconds: float = 120) -> int:
         """Waits for the end of a service and returns its exit code."""
         return self._running[name].wait(seconds)
 
     def stop(self, name: str) -> int:
         """Sends what the image names as its stop signal, and waits."""
         self._running[name].send_signal(signal.Signals[_instruction("STOPSIGNAL")])
-        return self.end_of(name, 15)
+        return self.end_of(name, 30)
 
     def said(self, name: str, where: str = "err") -> str:
         """What a service wrote."""

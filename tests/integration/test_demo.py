@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+from streamcrypt.keys.stock import LARGEST
 from streamcrypt.testing import KMSServer
 
 
@@ -25,16 +26,16 @@ def test_the_demo_runs_by_itself_and_says_what_a_newcomer_wants_to_see():
 
 
 def test_the_demo_runs_on_a_real_broker_and_a_kms_and_removes_its_topics(broker):
-    """KMS is called once a data key, one of them ahead of need, and once a data key and reader; no topic is left."""
+    """KMS is called once a data key, for some ahead of need, and once a data key and reader; no topic is left."""
     with KMSServer() as kms:
         kms.create_key("alias/streamcrypt-demo", region="eu-west-1")
         done = _demo("--bootstrap", broker.bootstrap, "--kms-endpoint", kms.url)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert kms.count("GenerateDataKey") == 11
+        assert 10 <= kms.count("GenerateDataKey") <= 10 + LARGEST
         assert kms.count("Decrypt") == 20
     topic = re.search(r"streamcrypt-demo-\S+\.payments\b", done.stdout)
     assert topic is not None
-    assert not [name for name in broker.admin.list_topics(timeout=10).topics if name.startswith(topic[0])]
+    assert not [name for name in broker.admin.list_topics(timeout=30).topics if name.startswith(topic[0])]
 
 
 def test_the_demo_says_in_one_line_that_it_reaches_no_broker():

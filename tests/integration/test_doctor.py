@@ -62,7 +62,7 @@ def of(findings: list[dict[str, Any]], check: str, level: str = "") -> list[str]
 
 def own_topics(broker: Broker) -> set[str]:
     """The topics that are not Kafka's own: asked about a group, a young cluster makes the one it keeps them on."""
-    return {topic for topic in broker.admin.list_topics(timeout=10).topics if not topic.startswith("__")}
+    return {topic for topic in broker.admin.list_topics(timeout=30).topics if not topic.startswith("__")}
 
 
 def test_a_sound_set_up_has_no_failure_and_is_left_alone(broker: Broker, kms, doctor) -> None:
@@ -101,7 +101,7 @@ def test_a_sound_set_up_has_no_failure_and_is_left_alone(broker: Broker, kms, do
     ]
     assert all(f["remedy"] for f in findings if f["level"] != "ok")
     assert own_topics(broker) == topics
-    groups = broker.admin.list_consumer_groups().result(10).valid
+    groups = broker.admin.list_consumer_groups().result(30).valid
     assert pipeline["group"] not in {group.group_id for group in groups}
     assert broker.read(target) == []
     assert {call.operation for call in kms.calls if call.outcome == "ok"} <= {
@@ -216,7 +216,7 @@ def test_rights_are_told_apart(guarded, kms, doctor) -> None:
             for operation in operations
         ]
         for made in broker.admin.create_acls(bindings).values():
-            made.result(10)
+            made.result(30)
 
     read, write, describe = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE
     allow(ResourceType.TOPIC, source, read)
@@ -307,7 +307,7 @@ def test_the_drill_opens_what_one_region_can_and_names_the_keks_of_the_rest(brok
 
 def pairs_committed(broker: Broker, group: str) -> list[str]:
     """Whether a group is known to the cluster."""
-    return [g.group_id for g in broker.admin.list_consumer_groups().result(10).valid if g.group_id == group]
+    return [g.group_id for g in broker.admin.list_consumer_groups().result(30).valid if g.group_id == group]
 
 
 def test_the_drill_says_whether_sealing_goes_on(broker: Broker, kms, doctor) -> None:

@@ -59,11 +59,11 @@ def test_the_quick_start_works_as_it_is_written(broker, tmp_path):
             reader.text(lines[running]).split(), cwd=tmp_path, env=reader.environment, stderr=output
         )
     try:
-        wait_until(lambda: log.read_text().count("pipeline.ready") == 2, "both pipelines", 60)
+        wait_until(lambda: log.read_text().count("pipeline.ready") == 2, "both pipelines", 90)
         shown = {line: reader.types(line) for line in lines[running + 1 : last + 1]}
     finally:
         sidecar.send_signal(signal.SIGINT)
-        assert sidecar.wait(30) == 0, log.read_text()
+        assert sidecar.wait(60) == 0, log.read_text()
     sealed, opened = (text for line, text in shown.items() if line.startswith("streamcrypt cat"))
     assert "iban" not in sealed
     assert opened.count('"app": "quick-start"') == 2

@@ -166,7 +166,7 @@ def test_three_keks_become_one_and_the_old_ones_may_go(broker, tmp_path, kms):
     before = kms.calls[:]
     job = _job(source, target, "--rewrap", "--to-key", new)
     for share in (0.2, 0.6):
-        slow = _start(path, "reencrypt", *job, "--rate", "1500/s", "--no-progress")
+        slow = _start(path, "reencrypt", *job, "--rate", "600/s", "--no-progress")
         try:
             wait_until(lambda share=share: len(broker.read(target)) >= share * 3_000, "some records rewrapped")
         finally:
@@ -236,11 +236,11 @@ def test_reseal_loses_no_header_and_keeps_every_timestamp(broker, tmp_path, kms)
     broker.produce(source, [{"key": b"gone", "value": None, "partition": 0, "timestamp": START}])
     config = _config(broker, {**kms_keys(kms, "alias/new"), "trusted_keys": [old]}, source, target, names={})
     path = _write(config, tmp_path)
-    slow = _start(path, "reencrypt", *_job(source, target, "--reseal", "--rate", "200/s"))
+    slow = _start(path, "reencrypt", *_job(source, target, "--reseal", "--rate", "50/s"))
     try:
         wait_until(lambda: len(broker.read(target)) > 0, "some records resealed")
         slow.send_signal(signal.SIGTERM)
-        _, err = slow.communicate(timeout=30)
+        _, err = slow.communicate(timeout=60)
     finally:
         slow.kill()
     assert slow.returncode == 130
@@ -370,7 +370,7 @@ def test_a_compacted_topic_is_rewritten_in_place(broker, tmp_path, kms, how):
     path = _write(_config(broker, keys, topic, topic, names={}), tmp_path)
     before = broker.read(topic)
     job = _job(topic, topic, how, "--in-place", "--no-progress")
-    slow = _start(path, "reencrypt", *job, "--rate", "2000/s")
+    slow = _start(path, "reencrypt", *job, "--rate", "500/s")
     try:
         wait_until(lambda: len(broker.read(topic)) > len(before) + 50, "some records rewritten")
     finally:
@@ -400,11 +400,11 @@ def test_a_writer_that_did_not_stop_ends_a_rewriting_in_place(broker, tmp_path, 
     broker.produce(topic, _seal(kms, old, topic, range(2_000), 1))
     keys = {**kms_keys(kms, "alias/new"), "trusted_keys": [old]}
     path = _write(_config(broker, keys, topic, topic, names={}), tmp_path)
-    job = _job(topic, topic, "--rewrap", "--in-place", "--no-progress", "--rate", "1000/s")
+    job = _job(topic, topic, "--rewrap", "--in-place", "--no-progress", "--rate", "400/s")
+    update = _seal(kms, old, topic, [1_999], 1)
     process = _start(path, "reencrypt", *job)
     try:
         wait_until(lambda: len(broker.read(topic)) > 2_100, "some records rewritten")
-        update = _seal(kms, old, topic, [1_999], 1)
         broker.produce(topic, update)
         _, err = process.communicate(timeout=60)
     finally:

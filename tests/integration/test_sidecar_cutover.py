@@ -25,7 +25,7 @@ def test_plaintext_passes_below_the_cut_over_and_halts_the_pipeline_above_it(bro
         "plaintext": {"pass_until": {source: {"id": ids, 0: 300}}},
     }
     with Sidecar(tmp_path, config_of(broker.bootstrap, section, pipeline)) as sidecar:
-        wait_until(lambda: len(broker.read(target)) == 301, "301 records", 12)
+        wait_until(lambda: len(broker.read(target)) == 301, "301 records")
         broker.produce(source, [{"key": b"k", "value": b"too late"}])
         assert sidecar.wait() == 1
         assert f"{source}[0] offset 301: PlaintextRejected" in sidecar.complaint

@@ -123,7 +123,7 @@ BAD = {
 def _committed(broker, group: str, topic: str) -> int:
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
     try:
-        [place] = consumer.committed([TopicPartition(topic, 0)], timeout=10)
+        [place] = consumer.committed([TopicPartition(topic, 0)], timeout=30)
         return place.offset
     finally:
         consumer.close()

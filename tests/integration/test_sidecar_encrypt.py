@@ -9,6 +9,7 @@ from math import ceil
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME
 
+from streamcrypt.keys.stock import LARGEST
 from streamcrypt.testing import KMSServer
 from tests.broker import wait_until
 from tests.sidecar import COMPLAINT, READY, STOPPED, Sidecar, config_of, keyring_at, kms_keys, marked
@@ -37,6 +38,10 @@ def test_the_sealed_topic_holds_ciphertext_only_and_kms_is_called_once_a_data_ke
     )
     with Sidecar(tmp_path, config) as sidecar:
         sidecar.committed(count)
+        wait_until(
+            lambda: kms.count("GenerateDataKey") == len(sidecar.of("data_key.minted")), "as many data keys as calls"
+        )
+        minted = kms.count("GenerateDataKey")
         assert sidecar.stop() == 0
     sealed = broker.read(target)
     assert len(sealed) == count
@@ -46,7 +51,8 @@ def test_the_sealed_topic_holds_ciphertext_only_and_kms_is_called_once_a_data_ke
     assert all(len(found) == 1 for found in envelopes)
     distinct = len({found[0] for found in envelopes})
     assert distinct == ceil(count / PER_KEY)
-    assert distinct <= kms.count("GenerateDataKey") <= distinct + 1
+    # On a busy machine keys are used up faster than KMS answers, and more of them are minted ahead.
+    assert distinct <= minted <= distinct + LARGEST
     assert kms.count("Decrypt") == 0
 
 
@@ -122,7 +128,7 @@ def test_metrics_and_health_are_served_from_the_start_and_match_the_records(brok
         assert sidecar.metric("streamcrypt_value_bytes_total", pipeline=name, direction="out") == 50 * 36
         assert sidecar.metric("streamcrypt_committed_records_total", pipeline=name) == 51
         assert sidecar.metric("streamcrypt_pipeline_ready", pipeline=name) == 1
-        assert sidecar.metric("streamcrypt_data_keys_minted_total", topic=target) in {3, 4}
+        assert 3 <= sidecar.metric("streamcrypt_data_keys_minted_total", topic=target) <= 3 + LARGEST
         wait_until(
             lambda: sidecar.metric("streamcrypt_partitions_assigned", pipeline=name) == 2, "the gauge of partitions"
         )
@@ -148,7 +154,7 @@ def test_a_single_record_is_not_held_back(broker, tmp_path):
         sidecar.ready()
         for number in range(3):
             broker.produce(source, [{"value": b"%d" % number}])
-            passed = sidecar.wait_for("batch.done", 5, lambda e, n=number: sidecar.of("batch.done").index(e) == n)
+            passed = sidecar.wait_for("batch.done", where=lambda e, n=number: sidecar.of("batch.done").index(e) == n)
             assert passed["records"] == 1
 
 
@@ -201,7 +207,7 @@ def test_two_members_share_the_partitions_and_one_takes_over_what_the_other_leav
             produce(400)
             assert second.stop() == 0
         produce(400)
-        wait_until(lambda: len({m.key() for m in broker.read(target)}) == sent, "every record", 40)
+        wait_until(lambda: len({m.key() for m in broker.read(target)}) == sent, "every record", 120)
         assert first.stop() == 0
     for partition in range(4):
         keys_there = [int(m.key()) for m in broker.read(target) if m.partition() == partition]

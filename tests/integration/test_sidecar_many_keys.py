@@ -32,13 +32,15 @@ def test_data_keys_looked_ahead_change_neither_order_nor_calls_across_a_restart(
         keys.close()
         broker.produce(source, records)
         kms.forget_calls()
-        kms.delay(0.02)
+        kms.delay(0.1)
         config = config_of(broker.bootstrap, settings, {"mode": "decrypt", "from": source, "to": target})
         with Sidecar(tmp_path, config) as sidecar:
             wait_until(lambda: kms.count("Decrypt") > COUNT // PER_KEY // 4, "a quarter of the data keys")
             assert sidecar.stop() == 0
         first = kms.count("Decrypt")
         already = sum(map(len, numbers(broker, target, PARTITIONS)))
+        assert already < COUNT
+        kms.heal()
         with Sidecar(tmp_path, config) as sidecar:
             sidecar.committed(COUNT - already)
             assert sidecar.stop() == 0

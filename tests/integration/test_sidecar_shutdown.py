@@ -64,7 +64,7 @@ def test_kill_9_under_load_loses_nothing_at_least_once(broker, tmp_path, config)
     with Sidecar(tmp_path, config) as sidecar:
         expected = [list(range(p, load.sent, PARTITIONS)) for p in range(PARTITIONS)]
         sidecar.ready()
-        wait_until(lambda: [list(dict.fromkeys(n)) for n in _numbers(broker, target)] == expected, "every record")
+        wait_until(lambda: [list(dict.fromkeys(n)) for n in _numbers(broker, target)] == expected, "every record", 120)
         assert sidecar.stop() == 0
 
 
@@ -77,7 +77,8 @@ def test_a_second_signal_ends_it_at_once_with_130(broker, tmp_path, config):
         broker.produce(source, [{"key": b"0", "value": b"v"}])
         sidecar.wait_for("batch.done")
         sidecar.process.send_signal(signal.SIGTERM)
-        assert sidecar.stop(signal.SIGINT, seconds=4) == 130
+        # Without it the drain would end by itself, and with another code.
+        assert sidecar.stop(signal.SIGINT) == 130
 
 
 def test_a_drain_that_cannot_finish_ends_in_time_and_says_so(broker, tmp_path, config):
@@ -88,10 +89,14 @@ def test_a_drain_that_cannot_finish_ends_in_time_and_says_so(broker, tmp_path, c
         sidecar.ready()
         broker.delete_topic(target)
         broker.produce(source, [{"key": b"%d" % n, "value": b"v", "partition": 0} for n in range(100)])
+        wait_until(
+            lambda: sidecar.metric("streamcrypt_data_key_records", topic=target) > 10,
+            "more records than the queue takes",
+        )
         turns = len(sidecar.of("pipeline.turned"))
         wait_until(lambda: len(sidecar.of("pipeline.turned")) > turns + 1, "the loop to turn while the queue is full")
         assert sidecar.get("/healthz")[0] == 200
-        assert sidecar.of("batch.done") == []
+        assert sum(event["records"] for event in sidecar.of("batch.done")) <= 10
         assert sidecar.stop(seconds=10) == 1
     assert sidecar.complaint.startswith(COMPLAINT)
     assert "read again" in sidecar.complaint

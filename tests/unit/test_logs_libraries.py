@@ -101,7 +101,7 @@ def test_what_librdkafka_says_has_client_and_facility():
             producer.poll(0.05)
             return "FAIL" in stream.getvalue()
 
-        wait_until(has_failed, "a line of librdkafka", 10)
+        wait_until(has_failed, "a line of librdkafka")
         producer.close()
     said = next(line for line in _lines(stream) if line.get("facility") == "FAIL")
     assert (said["event"], said["level"], said["logger"]) == ("library.message", "warning", "librdkafka")

@@ -364,7 +364,7 @@ def test_a_pipeline_whose_clients_are_beyond_repair_is_dead_until_it_has_new_one
 
 def ask(server: HTTPServer, path: str, method: str = "GET") -> tuple[int, str, bytes]:
     """One request: status, content type, body."""
-    connection = http.client.HTTPConnection(*server.address, timeout=5)
+    connection = http.client.HTTPConnection(*server.address, timeout=30)
     try:
         connection.request(method, path)
         answer = connection.getresponse()

@@ -37,7 +37,7 @@ class Stubborn:
 
     def run(self, _stop: threading.Event, **_how: Any) -> None:
         self.runs.set()
-        assert self.let_go.wait(20)
+        assert self.let_go.wait(60)
 
     def factory(self, closed: threading.Event) -> PipelineFactory:
         """Give one that builds this; ``closed`` is set at its end."""
@@ -57,21 +57,21 @@ def test_a_pipeline_that_was_left_to_itself_says_nothing_at_its_late_end(
     main = threading.Thread(target=supervisor.run)
     main.start()
     try:
-        assert old.runs.wait(10)
+        assert old.runs.wait(60)
         with supervisor.changing():
             supervisor.end(["p"])
             if removed:
                 supervisor.forget(["p"])
             else:
                 supervisor.begin([new.factory(closed[1])])
-                assert new.runs.wait(10)
+                assert new.runs.wait(60)
             old.let_go.set()
-            assert closed[0].wait(10)
+            assert closed[0].wait(60)
     finally:
         stop.set()
         old.let_go.set()
         new.let_go.set()
-        main.join(10)
+        main.join(60)
     wait_until(lambda: not any(thread.name == "pipeline-p" for thread in threading.enumerate()), "the ends")
     stopped = [event for event in seen.events if isinstance(event, PipelineStopped)]
     assert len(stopped) == (0 if removed else 1)

@@ -54,7 +54,7 @@ class CountingKeys(sc.LocalKeyProvider):
         self.gate.set()
 
     def rewrap_data_key(self, keys, context):
-        self.gate.wait(10)
+        self.gate.wait(60)
         if self.away:
             raise KeyUnavailable("away", operation="ReEncrypt")
         self.rewrapped += 1
