@@ -43,6 +43,7 @@ from streamcrypt.sidecar.failures import (
     operator_must_act,
 )
 from streamcrypt.sidecar.foresight import Foresight
+from streamcrypt.sidecar.garbage import collect_at_leisure
 from streamcrypt.sidecar.lag import LagMeter
 from streamcrypt.sidecar.ledger import Ledger, Place, Progress
 from streamcrypt.sidecar.link import remedy_of, telling
@@ -132,6 +133,7 @@ class Pipeline:
         self._routes = Routes(spec, {})
         self._failed: UnitFailed | None = None
         self._given_up = 0
+        self._passed_at_turn = 0
         self._ready = False
         self._closing = False
         self._settled = False
@@ -352,6 +354,9 @@ class Pipeline:
             return
         self._next_turn = now + _TURN
         self._transform.idle()
+        if self._passing.passed == self._passed_at_turn:
+            collect_at_leisure()
+        self._passed_at_turn = self._passing.passed
         self._observer(LoopTurned(self._spec.name, len(self._member.assigned), len(self._passing.holds)))
         self._tell_lag_and_keys()
         if self._member.joined and not self._ready:

@@ -6,6 +6,7 @@ Some may end and others begin while the rest go on: see :meth:`Supervisor.changi
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -229,7 +230,7 @@ class Supervisor:
         try:
             while True:
                 pipeline: Pipeline | None = None
-                began = time.monotonic()
+                began, seconds = time.monotonic(), 0.0
                 try:
                     pipeline = factory.build()
                     pipeline.run(stop, restarted=restarted, steering=run.steering)
@@ -250,7 +251,6 @@ class Supervisor:
                         return
                     seconds = backoff.next()
                     self._observer(PipelineRestarting(factory.name, type(error).__name__, str(error), seconds, fatal))
-                    stop.wait(seconds)
                 except StreamcryptError as error:
                     self._fail(factory, error)
                     return
@@ -259,6 +259,11 @@ class Supervisor:
                     raise
                 finally:
                     records += pipeline.passed if pipeline is not None else 0
+                if seconds:
+                    # It is left in cycles, with the records that it had in hand, and an outage may make hundreds.
+                    pipeline = None
+                    gc.collect()
+                    stop.wait(seconds)
                 if stop.is_set():
                     clean = True
                     return
