@@ -1,6 +1,6 @@
 """``python -m bench [SECTION ...]``: the core matrix; tables and verdicts on screen, JSON in bench/results.
 
-Sections: loops, clients, peers, sidecar, latency. Default: all of them.
+Sections: clients, peers, loops, sidecar, latency. Default: all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.machine import describe
 from bench.result import RESULTS, Result
 from bench.stage import Stage
 
-_ROUNDS = 7
+_ROUNDS = 9
 _PROXY_RECORDS = 200_000
 
 

@@ -126,7 +126,8 @@ def pipeline(
         group: A consumer group of its own.
         delivery: ``at_least_once`` or ``exactly_once``.
         compression: Instead of the default; every loop it is compared with gets the same.
-        observed: Whether metrics, health and logs listen, as they do in ``streamcrypt run``.
+        observed: Whether metrics, health, status and logs listen, as they do in ``streamcrypt run``; ``observers_us``
+            is then what they take of the main thread for a record.
     """
     chosen = settings(bootstrap, keys, mode, source, target, group=group, delivery=delivery, compression=compression)
     meter, stop = Meter(), threading.Event()
@@ -140,10 +141,29 @@ def _observed(chosen: Settings, watch: _Watch, meter: Meter, stop: threading.Eve
     from streamcrypt.observe.health import Health
     from streamcrypt.observe.logs import Logs
     from streamcrypt.observe.metrics import Metrics
+    from streamcrypt.observe.status import Status
 
     with Logs(chosen.log.level, chosen.log.format) as logs:
-        observer = fan_out((Health(("bench",)), Metrics(), logs.observer(), watch))
-        return _passed(chosen, observer, watch, meter, stop, records)
+        shipped = _Timed(fan_out((Health(("bench",)), Metrics(), Status(), logs.observer())))
+        figures = _passed(chosen, fan_out((shipped, watch)), watch, meter, stop, records)
+        return {**figures, "observers_us": shipped.seconds / records * 1e6}
+
+
+class _Timed:
+    """An observer whose time on the loop's own thread is taken; what other threads tell it of is not."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._thread = threading.get_ident()
+        self.seconds = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if threading.get_ident() != self._thread:
+            self._observer(event)
+            return
+        began = time.thread_time()
+        self._observer(event)
+        self.seconds += time.thread_time() - began
 
 
 def _passed(

@@ -44,7 +44,7 @@ TARGETS = """Values of 1 KB, 4 partitions and one worker where a row names nothi
 
 LOOPS = """`python -m bench loops`. From topic to topic, 4 partitions, at least once but where it says otherwise.
 "copy, sealed to uncompressed" is the raw copy of what the decrypt loop reads, with that loop's settings: it writes
-without compression. "observed" has metrics, health and log listening, as `streamcrypt run` has.
+without compression. "observed" has metrics, health, status and log listening, as `streamcrypt run` has.
 """
 
 CLIENTS = """`python -m bench clients`. CPU time of the application's thread per record of 1 KB. "produce" is

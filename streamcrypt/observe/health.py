@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from streamcrypt.events import (
+    BatchDone,
     BrokersAnswered,
     Event,
     KafkaClientError,
@@ -122,6 +123,9 @@ class Health:
 
     def __call__(self, event: Event) -> None:
         """Take what an event says of a pipeline; other events are nothing to it."""
+        if isinstance(event, BatchDone):
+            # Nothing to it, and most of what there is.
+            return
         with self._lock:
             match event:
                 case PipelineStarting():
