@@ -43,8 +43,9 @@ def main() -> None:
         _picture(browser, url, "status-light")
         _picture(browser, url, "status-dark", scheme="dark")
         kms.darken("eu-west-1", "error")
-        _write(broker, 1)
-        sidecar.wait_for("partition.paused", 60)
+        while not sidecar.of("partition.paused"):
+            # A data key in use, one in stock and the grace have to pass.
+            _write(broker, 1)
         _write(broker, 25)
         _picture(browser, url, "status-outage")
         _picture(browser, url, "status-phone", width=360)

@@ -136,6 +136,7 @@ function opened(s) {
 function health(a, now) {
   if (a.breaker_since) return el("span", {class: "bad"}, "away since ", when(a.breaker_since), ` (${lasting(now - a.breaker_since)}): called by slow probes only`);
   if (a.failing_since) return el("span", {class: "bad"}, "failing since ", when(a.failing_since), ` (${lasting(now - a.failing_since)})`);
+  if (a.unheard) return el("span", {class: "bad"}, "its region is away");
   return a.last_ok ? el("span", {class: "ok"}, "answers") : el("span", {class: "soft"}, "not called yet");
 }
 const answers = (a, now) => [health(a, now), when(a.last_ok),
@@ -146,7 +147,9 @@ function regions(s) {
   return nothing(s.keys.development ? "The local keyring is in use; no KMS is called." : "KMS has not been called yet.");
 }
 const keks = (s) => s.keks.length ? table("KEKs", [["KEK", "wrap"], ["region", "id"], ...ANSWERS],
-  s.keks.slice(0, 50).map((k) => [el("code", {}, k.id), k.region, ...answers(k, s.now)])) : null;
+  s.keks.slice(0, 50).map((k) => [el("code", {}, k.id), k.region, ...answers(unheard(s, k), s.now)])) : null;
+// It answered once; while its region is away nobody knows.
+const unheard = (s, k) => ({...k, unheard: s.regions.some((r) => r.region === k.region && r.breaker_since)});
 
 function failures(s) {
   if (!s.failures.length) return nothing("No record has failed since the start.");
@@ -220,7 +223,7 @@ function show(s) {
   // Whoever marks an ARN to copy it must not lose it two seconds later.
   const held = !getSelection().isCollapsed && document.querySelector("main").contains(getSelection().anchorNode);
   if (!held) for (const [id, draw] of Object.entries(SECTIONS)) $(id).replaceChildren(...[draw(s)].flat().filter(Boolean));
-  write("live-text", `live, ${clock(s.now)} UTC${held ? ", tables held while text is marked" : ""}`);
+  write("live-text", `page up to date, ${clock(s.now)} UTC${held ? ", tables held while text is marked" : ""}`);
   $("dot").className = "";
   requestAnimationFrame(() => { $("dot").className = "beat"; });
 }

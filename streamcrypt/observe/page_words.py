@@ -17,7 +17,7 @@ _UNITS = ((1, "s", 120), (60, "min", 120), (3600, "h", 48))
 # In the sentence as in its colour: worst first.
 _LEVELS = ("bad", "warn", "busy", "ok")
 _THROTTLES = frozenset({"ThrottlingException", "LimitExceededException", "RequestLimitExceeded"})
-_NOTHING_LOST = "Records wait in Kafka; nothing is lost."
+_NOTHING_LOST = "Records wait in Kafka; nothing is lost while the topics keep them."
 
 Sentence = dict[str, Any]
 
@@ -242,7 +242,9 @@ def _failures(status: Mapping[str, Any]) -> Iterator[Sentence]:
         )
         count = "1 record" if len(recent) == 1 else f"{len(recent)} records"
         text = f"{count} of {_names(f['pipeline'] for f in recent)}: {done} in the last 15 minutes."
-        yield _say("warn", text, None, f"The last one: {last['error']}, {where}.", "See the failures below.")
+        at = clock(last["at"], now)
+        then = f"Such a record can never pass, outage or not. The last one at {at}: {last['error']}, {where}."
+        yield _say("warn", text, None, then, "See the failures below.")
     for pipeline in status["pipelines"]:
         if pipeline["sequence"]:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(pipeline["sequence"].items()))

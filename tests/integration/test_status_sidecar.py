@@ -31,7 +31,7 @@ def test_the_first_sentence_names_the_outage_and_goes_with_it(broker: Broker, tm
             said = _said(sidecar)
             first = said["sentences"][0]
             assert first["text"].endswith("AWS KMS in eu-west-1 does not answer.")
-            assert first["then"].startswith("Records wait in Kafka; nothing is lost.")
+            assert first["then"].startswith("Records wait in Kafka; nothing is lost while the topics keep them.")
             assert "PLAINTEXT" not in json.dumps(said)
             minted = {event["data_key"] for event in sidecar.of("data_key.minted")}
             assert not [data_key for data_key in minted if data_key in json.dumps(said)]

@@ -97,11 +97,13 @@ def test_the_page_is_live_and_says_what_is_wrong_without_being_loaded_again(show
     """Within one poll the sentence is there, in the live region and in the title, and goes when the trouble does."""
     page = shown.open()
     expect(page.locator("#say")).to_contain_text("1 record of read-shipments: set aside as dead letters")
+    shown.tell(events.KeyServiceCalled("DescribeKey", "eu-west-1", "alias/payments", "", (), "ok", "r", 0.02))
     outage(shown.tell)
     expect(page.locator("#say")).to_contain_text("protect-payments waits since")
     expect(page.locator("#say")).to_contain_text("AWS KMS in eu-west-1 does not answer.")
-    expect(page.locator("#then")).to_contain_text("Records wait in Kafka; nothing is lost.")
+    expect(page.locator("#then")).to_contain_text("Records wait in Kafka; nothing is lost while the topics keep them.")
     expect(page.locator("article", has_text="protect-payments").locator(".chip")).to_have_text("waiting for a key")
+    expect(page.get_by_text("its region is away")).to_be_visible()
     assert page.locator("#text").inner_text() in page.title()
     assert page.locator("#say").get_attribute("aria-live") == "polite"
     shown.tell(events.PipelineFailed("protect-payments", "KeyRefused", "denied", ""))
@@ -191,7 +193,7 @@ def test_a_process_that_answers_no_more_is_told_of_with_the_time_of_what_is_show
     expect(page.locator("#then")).to_contain_text("All below is as it was at")
     page.unroute("**/status.json")
     look_now(page)
-    expect(page.locator("#live-text")).to_contain_text("live,")
+    expect(page.locator("#live-text")).to_contain_text("up to date,")
 
 
 def test_marked_text_is_not_lost_to_the_next_poll(shown):
