@@ -267,6 +267,8 @@ class DecryptingConsumer(StoringConsumer):
         deadline = started + timeout if timeout >= 0 else float("inf")
         found: list[Message] = []
         done: list[Message] = []
+        noted: dict[PartitionKey, Message] = {}
+        fresh: list[Message] = []
         has_read = False
         try:
             while True:
@@ -277,17 +279,25 @@ class DecryptingConsumer(StoringConsumer):
                 if has_read and left <= 0:
                     break
                 seconds = max(0.0, min(left, self._waits.seconds_left()))
-                batch = read(count - len(found), -1 if seconds == float("inf") else seconds)
-                self._held.extend((message, None) for message in batch)
-                has_read = True
+                fresh = read(count - len(found), -1 if seconds == float("inf") else seconds)
+                self._held.extend([(message, None) for message in fresh])
+                fresh, has_read = [], True
+            self._busy = bool(self._waits or self._held or self._owed or self._raised)
+            if self._auto_store:
+                noted = {partition_of(message): message for message in done}
+                self._done.update(noted)
+            # Nothing is called from here on: no interrupt comes between, and what is noted is handed over.
+            return found  # noqa: TRY300  an interrupt at an `else` would be past the handler
         except BaseException:
-            self._held.extendleft((message, True) for message in reversed(found))
+            for key in noted:
+                self._done.pop(key, None)
+            if fresh and not (self._held and self._held[-1][0] is fresh[-1]):
+                self._held.extend([(message, None) for message in fresh])
+            if found and self._held and self._held[0][0] is found[-1]:
+                found.pop()
+            self._held.extendleft([(message, True) for message in reversed(found)])
             self._busy = True
             raise
-        if self._auto_store:
-            self._done.update({partition_of(message): message for message in done})
-        self._busy = bool(self._waits or self._held or self._owed or self._raised)
-        return found
 
     def _take_held(self, count: int, deadline: float, found: list[Message], done: list[Message]) -> bool:
         """Move held records to ``found``; False where that is all for now.
@@ -307,19 +317,21 @@ class DecryptingConsumer(StoringConsumer):
             record_fault = isinstance(state, _RECORD_FAULTS)
             if record_fault and self._on_error == "raise" and found:
                 return False
-            self._held.popleft()
             if isinstance(state, StreamcryptError):
                 if not record_fault:
+                    # There it is let go, with what else is held of its partition.
                     self._begin_wait(message, state)
                     if monotonic() >= deadline:
                         return False
                     continue
-                self._report(message, again(state))
+                self._report(message, state)
             is_ours = failure_of(message) is not None
             if is_ours or message.error() is None:
                 done.append(message)
             if not is_ours or self._on_error == "return":
                 found.append(message)
+            # Last: whatever is raised before, it is held still.
+            self._held.popleft()
         return True
 
     def _opened(self, message: Message) -> StreamcryptError | _Opened | Literal[True]:
@@ -331,15 +343,24 @@ class DecryptingConsumer(StoringConsumer):
         except Exception as error:  # noqa: BLE001  looked at there
             return _reason(error)
 
-    def _report(self, message: Message, failure: StreamcryptError) -> None:
-        if headers_of(message) is UNREADABLE:
-            failure = unreadable()
-        where = (*partition_of(message), message.offset() or 0)
-        action = _ACTIONS[self._on_error]
-        self._observer(RecordFailed(self._group, *where, type(failure).__name__, str(failure), action))
-        mark_failed(message, failure)
+    def _report(self, message: Message, state: StreamcryptError) -> None:
+        """Tell of the first record that is held, and mark it, where that is not done; raise the reason if asked to."""
+        failure = failure_of(message)
+        if failure is None:
+            failure = unreadable() if headers_of(message) is UNREADABLE else again(state)
+            where = (*partition_of(message), message.offset() or 0)
+            event = RecordFailed(self._group, *where, type(failure).__name__, str(failure), _ACTIONS[self._on_error])
+            try:
+                # Not held meanwhile: an observer may pause the partition, and what is held of it is read again then.
+                self._held.popleft()
+                self._observer(event)
+            finally:
+                if not self._held or self._held[0][0] is not message:
+                    self._held.appendleft((message, state))
+            mark_failed(message, failure)
         if self._on_error == "raise":
             self._raised = message
+            self._held.popleft()
             raise failure from None
 
     def _attend(self) -> None:

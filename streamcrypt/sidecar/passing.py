@@ -152,10 +152,14 @@ class Passing:
             at += passed
             if bare and passed:
                 self._observer(PlaintextPassed(self._spec.name, *place, messages[at - 1].offset(), passed))
-            if error is not None:
+            if error is not None and (bare or not self._may_be_bare(place, messages[at])):
                 if not self._deal_with(place, messages, at, error):
                     return
                 at += 1
+
+    def _may_be_bare(self, place: Place, message: Any) -> bool:
+        """Say whether a record that did not open, behind others that did, is one that passes without an envelope."""
+        return bool(self._safeguards.bare_ahead(*place, (message,)))
 
     def suspect(self, places: Progress) -> None:
         """Have the records below these offsets pass few by few and at last alone: a broker refuses one of them."""
@@ -315,6 +319,9 @@ class Passing:
         few = Fetched(messages[: self._together])
         bare = self._safeguards.bare_ahead(*place, few.messages)
         passed, error = self._pass(place, few, 0, bare or len(few), AS_IT_IS if bare else None)
+        if error is not None and not bare and self._may_be_bare(place, messages[passed]):
+            # It did not fail: it passes as it is, and begins the next few.
+            error = None
         refusal = self._refusal(passed)
         if refusal is not None and passed > 1:
             self._together = max(1, passed // _FEWER)
@@ -322,6 +329,8 @@ class Passing:
         self._together = min(_SUSPECTS_TOGETHER, 2 * self._together)
         if refusal is not None:
             passed, error = 0, refusal
+        if bare and passed:
+            self._observer(PlaintextPassed(self._spec.name, *place, messages[passed - 1].offset(), passed))
         if error is None:
             return True, passed
         going_on = self._deal_with(place, messages, passed, error)
@@ -478,7 +487,9 @@ class Passing:
                 self._commit()
         else:
             del self.holds[place]
-            if self._deal_with(place, messages, passed, error):
+            if self._may_be_bare(place, messages[passed]):
+                self.take(place, messages[passed:])
+            elif self._deal_with(place, messages, passed, error):
                 self.take(place, messages[passed + 1 :])
             if place in self.holds:
                 self.holds[place].take_over(hold)

@@ -181,6 +181,58 @@ def test_an_interrupt_at_any_line_loses_no_record_and_opens_none_twice(kind, way
     assert at > 5
 
 
+def test_an_interrupt_at_any_line_while_records_are_handed_over_loses_none_and_stores_no_offset():
+    """What the interrupted call had taken out is given by the next one, each record once."""
+    for at in itertools.count(1):
+        consumer = _consumer("header")
+        batch = [_message(("t", n // 2), n, "sealed", _record("sealed", n)) for n in range(4)]
+        consumer._held.append((batch[0], None))
+        consumer._busy = True
+        unread = [batch[1:]]
+        names = {"_go_on", "_take_held"}
+
+        def read(_count, _seconds, unread=unread):
+            return unread.pop() if unread else []
+
+        if not _interrupted(at, names, lambda c=consumer, r=read: c._go_on(4, 0.0, 0.0, r)):
+            consumer.close()
+            break
+        assert not consumer._done
+        assert consumer._busy
+        found = consumer._go_on(4, 0.0, 0.0, read)
+        assert [message.value() for message in found] == [b"0", b"1", b"2", b"3"]
+        consumer.close()
+    assert at > 40
+
+
+def test_an_observer_that_raises_loses_no_record():
+    """The record that failed is handed over by the next call, with its sealed bytes."""
+    seen: list[RecordFailed] = []
+
+    def observer(event):
+        seen.append(event)
+        if len(seen) == 1:
+            raise RuntimeError("a mistake of the application's")
+
+    consumer = sc.DecryptingConsumer(
+        {"bootstrap.servers": "127.0.0.1:1", "group.id": "g", "log_level": 0},
+        decryptor=sc.Decryptor(KEYS),
+        observer=observer,
+    )
+    batch = [
+        _message(("t", 0), 0, "sealed", {"value": b"bare", "headers": None}),
+        _message(("t", 0), 1, "sealed", _record("sealed", 1)),
+    ]
+    consumer._held.extend((message, None) for message in batch)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        consumer._go_on(2, 0.0, 0.0, lambda _count, _seconds: [])
+    found = consumer._go_on(2, 0.0, 0.0, lambda _count, _seconds: [])
+    assert [message.offset() for message in found] == [0, 1]
+    assert sc.failure_of(found[0]).sealed_value == b"bare"
+    assert found[1].value() == b"1"
+    consumer.close()
+
+
 def test_an_interrupt_while_keys_are_looked_ahead_loses_no_record():
     """The batch is held, and handed over by the next call."""
 

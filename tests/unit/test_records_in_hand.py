@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Message, TopicPartition
 
+import streamcrypt as sc
 from streamcrypt.errors import KeyUnavailable
-from streamcrypt.events import ignore_events
+from streamcrypt.events import PlaintextPassed, RecordFailed, ignore_events
+from streamcrypt.sidecar.cutover import Cutover, TopicCutover
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.ledger import Ledger, Place
 from streamcrypt.sidecar.membership import Membership
@@ -18,7 +20,8 @@ from streamcrypt.sidecar.passing import Passing
 from streamcrypt.sidecar.safeguards import Safeguards
 from streamcrypt.sidecar.spec import Mode, PipelineSpec
 from streamcrypt.sidecar.topics import Routes
-from streamcrypt.sidecar.transform import AS_IT_IS
+from streamcrypt.sidecar.transform import AS_IT_IS, Open
+from streamcrypt.testing import CollectingObserver
 
 NO_BROKER = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
 A, B = ("a", 0), ("b", 0)
@@ -134,5 +137,39 @@ def test_a_commit_while_held_records_are_tried_covers_those_that_passed_with_it(
         # Never before what passed, and never past it.
         assert committed == [250, 500]
         assert not passing.holds
+    finally:
+        delivery.close()
+
+
+@pytest.mark.parametrize("way", ["at once", "held before", "a broker refuses one"])
+@pytest.mark.parametrize("order", ["sbsb", "ssbb", "bsbs", "bbss", "sbbs"])
+def test_bare_records_below_the_cut_over_pass_wherever_they_stand_among_sealed_ones(
+    member: Membership, order: str, way: str
+) -> None:
+    """Producers are replaced one by one: old and new ones write side by side."""
+    keys, seen, ledger = sc.LocalKeyProvider.generate(), CollectingObserver(), Ledger()
+    sealer, opener = sc.Encryptor(keys), sc.Decryptor(keys)
+    spec = PipelineSpec("p", Mode.DECRYPT, "g", ("a",), "plain")
+    delivery = Delivery("p", NO_BROKER, ignore_events, lambda: None)
+    safeguards = Safeguards(cutover=Cutover({"a": TopicCutover("id", {0: len(order)})}))
+    passing = Passing(spec, Open(opener), delivery, member, ledger, safeguards, seen, lambda: None)
+    passing.route(Routes(spec, {"a": 1, "plain": 1}))
+    member.assigned = {A}
+    member.consumer.assign([TopicPartition(*A, 0)])
+    batch: list[Message] = []
+    for offset, kind in enumerate(order):
+        value, headers = sealer.encrypt("a", b"v") if kind == "s" else (b"v", None)
+        sent: Any = headers
+        batch.append(Message(topic="a", partition=0, offset=offset, value=value, headers=sent, timestamp=(1, 1)))
+    try:
+        if way == "held before":
+            passing._hold(A, batch, KeyUnavailable("away"))
+            passing.try_holds(time.monotonic() + 60)
+        else:
+            passing.suspect({A: len(order)} if way == "a broker refuses one" else {})
+            passing.take(A, batch)
+        assert ledger.done == {A: len(order)}
+        assert (passing.passed, passing.holds, seen.of(RecordFailed)) == (len(order), {}, [])
+        assert sum(event.records for event in seen.of(PlaintextPassed)) == order.count("b")
     finally:
         delivery.close()
