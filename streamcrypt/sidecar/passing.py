@@ -15,7 +15,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from streamcrypt.clients.headers import UNREADABLE, headers_of, unreadable
-from streamcrypt.errors import KeyServiceError, RecordTooLarge, StreamcryptError, again
+from streamcrypt.errors import KeyServiceError, PlaintextRejected, RecordTooLarge, StreamcryptError, again
 from streamcrypt.events import BatchDone, Observer, PartitionPaused, PartitionResumed, PlaintextPassed, RecordFailed
 from streamcrypt.sidecar.delivery import Delivery
 from streamcrypt.sidecar.failures import (
@@ -152,14 +152,10 @@ class Passing:
             at += passed
             if bare and passed:
                 self._observer(PlaintextPassed(self._spec.name, *place, messages[at - 1].offset(), passed))
-            if error is not None and (bare or not self._may_be_bare(place, messages[at])):
+            if error is not None:
                 if not self._deal_with(place, messages, at, error):
                     return
                 at += 1
-
-    def _may_be_bare(self, place: Place, message: Any) -> bool:
-        """Say whether a record that did not open, behind others that did, is one that passes without an envelope."""
-        return bool(self._safeguards.bare_ahead(*place, (message,)))
 
     def suspect(self, places: Progress) -> None:
         """Have the records below these offsets pass few by few and at last alone: a broker refuses one of them."""
@@ -177,7 +173,10 @@ class Passing:
     def _pass(
         self, place: Place, fetched: Fetched, at: int, end: int, work_instead: PartitionWork | None = None
     ) -> tuple[int, StreamcryptError | None]:
-        """Pass the records from ``at`` to before ``end`` in order; say how many passed, and what stopped the next."""
+        """Pass the records from ``at`` to before ``end`` in order; say how many passed, and what the next failed of.
+
+        It stops without a failure before one that may pass as it is, which the caller then has pass so.
+        """
         started, messages = time.perf_counter(), fetched.messages
         failure: StreamcryptError | None = None
         passed_before = self._tally.passed
@@ -217,6 +216,9 @@ class Passing:
         if failure is not None:
             self._block = _BLOCK_AFTER_FAILURE
         self.passed += passed
+        if work_instead is None and isinstance(failure, PlaintextRejected):
+            next_one = (messages[at + passed],)
+            failure = None if self._safeguards.bare_ahead(*place, next_one) else failure
         return passed, failure
 
     def _note_passed(self, place: Place, last: Any, passed: int) -> None:
@@ -319,9 +321,6 @@ class Passing:
         few = Fetched(messages[: self._together])
         bare = self._safeguards.bare_ahead(*place, few.messages)
         passed, error = self._pass(place, few, 0, bare or len(few), AS_IT_IS if bare else None)
-        if error is not None and not bare and self._may_be_bare(place, messages[passed]):
-            # It did not fail: it passes as it is, and begins the next few.
-            error = None
         refusal = self._refusal(passed)
         if refusal is not None and passed > 1:
             self._together = max(1, passed // _FEWER)
@@ -473,11 +472,11 @@ class Passing:
         gate, messages = hold.gate, list(hold.messages)
         passed, error = self._pass(place, Fetched(messages), 0, len(messages))
         hold.drop_passed()
-        if error is None:
+        if error is None and passed == len(messages):
             del self.holds[place]
             self._go_on(place, hold, now)
             self._release(gate)
-        elif verdict(error, self._spec.on_failure) is Verdict.WAIT:
+        elif error is not None and verdict(error, self._spec.on_failure) is Verdict.WAIT:
             told = type(hold.error)
             hold.failed_again(error, moved=passed > 0, others=self.holds.values())
             if type(error) is not told:
@@ -487,7 +486,7 @@ class Passing:
                 self._commit()
         else:
             del self.holds[place]
-            if self._may_be_bare(place, messages[passed]):
+            if error is None:
                 self.take(place, messages[passed:])
             elif self._deal_with(place, messages, passed, error):
                 self.take(place, messages[passed + 1 :])
