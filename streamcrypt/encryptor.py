@@ -157,7 +157,7 @@ class Encryptor:
             return None, sealer.seal_tombstone(key, pairs, lane) or []
         sealed, sent = sealer.seal(value, key, pairs, lane)
         # A list of its own: what the sealer gives may be shared.
-        return sealed, sent[:] if sent else []
+        return sealed, [*sent] if sent else []
 
     def topic(self, topic: str) -> TopicSealer:
         """Give the sealer of one topic: the same one for every call, so keep it where speed matters.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import add, itemgetter
-from struct import Struct
 from typing import NoReturn, cast
 
 from streamcrypt.envelope.binding import KIND_TOMBSTONE, KIND_VALUE, KeyPrefixes, aad_builder, block_aad_builder
@@ -14,6 +13,7 @@ from streamcrypt.envelope.header import BOUND_KEY, OUR_HEADERS, TOMBSTONE_HEADER
 from streamcrypt.errors import AlreadySealed
 from streamcrypt.keys.clock import Clock
 from streamcrypt.keys.issuer import DataKeyIssuer
+from streamcrypt.keys.tickets import LANE_UNKNOWN, NO_TICKETS, nonce_of
 
 __all__ = [
     "LANE_UNKNOWN",
@@ -27,8 +27,6 @@ __all__ = [
 ]
 
 MAX_LANE = 0x7FFF_FFFF
-LANE_UNKNOWN = 0xFFFF_FFFF
-_nonce = Struct(">IQ").pack
 _FIRST = MAGIC[0]
 _first_four = itemgetter(slice(len(MAGIC)))
 # A block is sealed or opened as a whole before its first record is passed on: this bounds what is held twice.
@@ -118,22 +116,32 @@ class TopicSealer:
         aad = prefixes[len(key)] + key if prefixes is not None and key is not None else self._aad(key, headers)
         size = len(value) + len(aad)
         issuer = self.issuer
-        sequence = 0
-        with issuer.lock:
-            lease = issuer.lease
-            total = lease.bytes + size
-            if (
-                lease.messages < lease.stop_messages
-                and total <= lease.stop_bytes
-                and lease.looked_at <= self._clock() < lease.stop_time
-            ):
-                lease.messages += 1
-                lease.bytes = total
-                lanes = lease.lanes
-                sequence = lanes[lane] = lanes[lane] + 1
-        if not sequence:
+        lease = issuer.lease
+        tickets, nonce = lease.tickets, None
+        if lane == LANE_UNKNOWN and tickets is not NO_TICKETS:
+            if size <= tickets.each and lease.looked_at <= self._clock() < lease.stop_time:
+                # Draws one number, in one step and without the lock.
+                for nonce in tickets.nonces:  # noqa: B007
+                    tickets.sizes.append(size)
+                    break
+        else:
+            with issuer.lock:
+                lease = issuer.lease
+                total = lease.bytes + size
+                if (
+                    lease.messages < lease.stop_messages
+                    and total <= lease.stop_bytes
+                    and lease.looked_at <= self._clock() < lease.stop_time
+                    and (lane != LANE_UNKNOWN or lease.tickets is NO_TICKETS)
+                ):
+                    lease.messages += 1
+                    lease.bytes = total
+                    lanes = lease.lanes
+                    sequence = lanes[lane] = lanes[lane] + 1
+                    nonce = nonce_of(lane, sequence)
+        if nonce is None:
             lease, sequence = issuer.take(size, lane)
-        nonce = _nonce(lane, sequence)
+            nonce = nonce_of(lane, sequence)
         sealed = nonce + lease.seal(nonce, value, aad)
         if self._self_contained:
             return frame_prefix(lease.header_bytes) + sealed, headers
@@ -157,7 +165,7 @@ class TopicSealer:
         refuse_ours(headers)
         aad = self._aad(key, headers)
         lease, sequence = self.issuer.take(len(value) + len(aad), lane)
-        nonce = _nonce(lane, sequence)
+        nonce = nonce_of(lane, sequence)
         return nonce + lease.seal(nonce, value, aad), [*headers, lease.headers_alone[0]]
 
     def seal_tombstone(self, key: bytes | None, headers: HeaderList | None, lane: int) -> HeaderList | None:
@@ -181,7 +189,7 @@ class TopicSealer:
             return headers
         aad = self._tombstone_aad(key, headers)
         lease, sequence = self.issuer.take(len(aad), lane)
-        nonce = _nonce(lane, sequence)
+        nonce = nonce_of(lane, sequence)
         proof = nonce + lease.seal(nonce, b"", aad)
         return [*(headers or ()), lease.headers_alone[0], (TOMBSTONE_HEADER_NAME, proof)]
 
@@ -212,6 +220,8 @@ class TopicSealer:
         issuer = self.issuer
         with issuer.lock:
             lease = issuer.lease
+            if lane == LANE_UNKNOWN:
+                lease.take_tickets_back()
             if (
                 lease.messages + count > lease.stop_messages
                 or lease.bytes + size > lease.stop_bytes
@@ -224,7 +234,7 @@ class TopicSealer:
             lease.lanes[lane] = first + count - 1
         seal, alone = lease.seal, lease.headers_alone
         # Two passes in C beat one in Python.
-        nonces = list(map(_nonce, repeat(lane), range(first, first + count)))
+        nonces = list(map(nonce_of, repeat(lane), range(first, first + count)))
         sealed = list(map(add, nonces, map(seal, nonces, plain, aads)))
         return sealed, [[*pairs, alone[0]] if pairs else alone for pairs in headers]
 

@@ -1,8 +1,8 @@
 """The current data key of one topic, and those that come next, minted before they are needed.
 
-Rule 1: a number is taken and counted under :attr:`DataKeyIssuer.lock`, so that no key ever seals one record more
-than the policy allows, whatever threads do. The lock is never let go within its own ``with`` block: an interrupt
-there would release it while another thread holds it. spec: 5.1, 7.2
+Rule 1: a number is counted under :attr:`DataKeyIssuer.lock`, alone or with others as tickets that are drawn later, so
+that no key ever seals one record more than the policy allows, whatever threads do. The lock is never let go within its
+own ``with`` block: an interrupt there would release it while another thread holds it. spec: 5.1, 7.2
 Rule 2: a data key lives in one process. After a fork the child forgets every key and mints its own. spec: 4.4
 Rule 3: keys are dropped, not wiped, when they are replaced: a thread that still holds a number finishes with it, and
 OpenSSL overwrites the key schedule when the last holder lets go.
@@ -26,6 +26,7 @@ from streamcrypt.events import DataKeyMintFailed, DataKeyRetired, Event
 from streamcrypt.keys.forks import forget_after_fork
 from streamcrypt.keys.minting import Lease, Minter
 from streamcrypt.keys.stock import StockSize
+from streamcrypt.keys.tickets import LANE_UNKNOWN
 
 __all__ = ["DataKeyIssuer"]
 
@@ -53,8 +54,9 @@ class _Minting(Future[None]):
 class DataKeyIssuer:
     """The current data key of one topic.
 
-    The hot path takes a number as :class:`streamcrypt.encryptor.TopicSealer` does: under :attr:`lock`, compare
-    :attr:`lease` with its stops and count; where a stop is reached, call :meth:`take` without the lock.
+    The hot path takes a number as :class:`streamcrypt.encryptor.TopicSealer` does: it draws a ticket of :attr:`lease`,
+    or compares the lease with its stops and counts, under :attr:`lock`. Where tickets are spent or a stop is reached it
+    calls :meth:`take`, without the lock.
 
     Args:
         minter: What is shared with the other topics.
@@ -67,12 +69,15 @@ class DataKeyIssuer:
         self._topic = topic
         self._context = context
         self._closed = False
+        self.lease = Lease.none()
         self.after_fork()
         forget_after_fork(self)
 
     def after_fork(self) -> None:
         """Start without any key: at first, and in a forked child."""
         self.lock = threading.Lock()
+        # A fork in the middle of sealing, as by a signal handler: what was not drawn before it is the parent's.
+        self.lease.take_tickets_back()
         self.lease = Lease.none()
         self._stock: deque[Lease] = deque()
         # Mintings under way, oldest first; an ordered set, so that one can leave it without the lock.
@@ -102,6 +107,8 @@ class DataKeyIssuer:
                 lease = self._attend(size)
                 if lease is not None:
                     number = lease.count(size, lane)
+                    if lane == LANE_UNKNOWN:
+                        lease.issue_tickets(size)
                     break
                 minting, mine = self._join_minting()
             self._await(minting, size, mine=mine)
@@ -138,7 +145,7 @@ class DataKeyIssuer:
             for lease in (self.lease, *self._stock):
                 if lease.key is not None:
                     lease.grace.follow(rotation)
-            self.lease.stop_messages = 0
+            self.lease.stop()
             self._ahead_time = self.lease.minted_at + rotation.max_age * random.uniform(*_AHEAD_AGE)  # noqa: S311  spread
 
     def let_go(self, reason: str, *, on_their_way: bool = False) -> None:
@@ -174,9 +181,8 @@ class DataKeyIssuer:
         """Give a key's age in seconds, and how much it has used of the limit of rotation that is nearest."""
         rotation = self._minter.rotation
         age = max(0.0, self._minter.clock() - lease.minted_at)
-        return age, max(
-            lease.messages / rotation.max_messages, lease.bytes / rotation.max_bytes, age / rotation.max_age
-        )
+        messages, size = lease.sealed()
+        return age, max(messages / rotation.max_messages, size / rotation.max_bytes, age / rotation.max_age)
 
     def sweep(self) -> None:
         """Drop keys that can seal nothing more, though no record came to find out; have one replaced that is outdated.
@@ -189,7 +195,7 @@ class DataKeyIssuer:
             now = self._minter.clock()
             if self.lease.generation != generation:
                 # Due, and no more: where the key service is away just now, it seals on in grace.
-                self.lease.stop_messages = 0
+                self.lease.stop()
             if self.lease.key is not None and now - self.lease.minted_at >= rotation.max_age + rotation.grace:
                 self._drop(self.lease, "age", now)
                 self.lease = Lease.none()
@@ -213,6 +219,7 @@ class DataKeyIssuer:
     def _attend(self, size: int) -> Lease | None:
         """Give the lease that may seal one more record; None where one has to be minted first."""
         now = self._minter.clock()
+        self.lease.take_tickets_back()
         reason = self._due(self.lease, size, now)
         if reason == "clock":
             # For good, even while KMS is away: the clock may come back to where the key seemed young.
@@ -272,7 +279,10 @@ class DataKeyIssuer:
         return fresh and may
 
     def _end_grace(self, lease: Lease, outcome: str, now: float) -> None:
-        if lease.key is not None and (event := lease.grace.end(lease.key.id, outcome, lease.messages, now)):
+        if lease.key is None:
+            return
+        lease.take_tickets_back()
+        if event := lease.grace.end(lease.key.id, outcome, lease.messages, now):
             self._untold.append(event)
             lease.stop_messages = 0
 
@@ -417,7 +427,7 @@ class DataKeyIssuer:
             return
         self._stock.append(lease)
         if self.lease.grace.is_on:
-            self.lease.stop_messages = 0  # the next record takes the new key
+            self.lease.stop()  # the next record takes the new key
 
     def _note_failure(self, error: BaseException, *, ahead: bool) -> None:
         now = self._minter.clock()

