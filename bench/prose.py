@@ -85,6 +85,7 @@ OTHERS = """## Other measurements
 | `python -m bench.rotation` | the time of a seal with and without rotation, KMS being slow |
 | `python -m bench.misses` | opening a topic with many data keys against one with a single one, KMS being slow |
 | `python -m bench.memory` | memory of a worker over a long run |
+| `python -m bench.tracing` | what spans cost the loop, with every batch sampled and with one in a hundred |
 | `python -m bench.audit` | `streamcrypt audit` of 1,000,000 records against a plain consume loop |
 """
 

@@ -122,11 +122,17 @@ _EXTRAS = {
 }
 
 
+# ``streamcrypt.errors.KeyRefused`` after a bare ``import streamcrypt``, as one would expect.
+_SUBMODULES = frozenset({"errors", "events"})
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'streamcrypt' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _SUBMODULES:
+        return import_module(f"streamcrypt.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'streamcrypt' has no attribute {name!r}")
     try:
         value = getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:

@@ -104,7 +104,7 @@ class DataKeyIssuer:
         """
         while True:
             with self.lock:
-                lease = self._attend(size)
+                lease = self._going_on(size) or self._attend(size)
                 if lease is not None:
                     number = lease.count(size, lane)
                     if lane == LANE_UNKNOWN:
@@ -215,6 +215,12 @@ class DataKeyIssuer:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("data keys of one process cannot be pickled or copied")
+
+    def _going_on(self, size: int) -> Lease | None:
+        """Give the current lease where no stop is reached; its tickets are taken back."""
+        lease = self.lease
+        lease.take_tickets_back()
+        return lease if lease.goes_on(size, self._minter.clock()) else None
 
     def _attend(self, size: int) -> Lease | None:
         """Give the lease that may seal one more record; None where one has to be minted first."""

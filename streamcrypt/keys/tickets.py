@@ -28,7 +28,7 @@ nonce_of = Struct(">IQ").pack
 """``nonce_of(lane, number)`` gives the 12 bytes of a nonce."""
 
 # Few enough that taking back what is left costs some 10 us, many enough that counting them is lost in the noise.
-_MOST = 128
+_MOST = 256
 # A smaller record is charged as this much until its size is known, so that few of them go another way.
 _LEAST_BYTES = 4096
 # Of what a data key may still seal; so towards its end fewer and fewer are issued, and then none.

@@ -127,3 +127,9 @@ def test_type_checkers_see_the_lazy_names() -> None:
     assert seen == set(streamcrypt.__all__) == set(streamcrypt._MODULES)
     assert set(streamcrypt._EXTRAS) == LATE
     assert (Path(streamcrypt.__file__).parent / "py.typed").exists()
+
+
+def test_errors_and_events_are_attributes_after_a_bare_import() -> None:
+    """``except streamcrypt.errors.KeyRefused`` works without a further import."""
+    script = "import streamcrypt as sc; print(sc.errors.KeyRefused.__name__, sc.events.DataKeyMinted.__name__)"
+    assert python(script) == "KeyRefused DataKeyMinted"
