@@ -132,6 +132,7 @@ def test_one_thread_draws_tickets_for_nearly_all_records() -> None:
     assert times < 20
 
 
+@needs_tickets
 def test_threads_that_draw_and_one_that_takes_back_share_all_tickets_out() -> None:
     """No number goes to two, and none is lost, however threads are switched."""
     interval = sys.getswitchinterval()
