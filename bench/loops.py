@@ -27,7 +27,8 @@ __all__ = ["copy", "fill", "pipeline", "settings"]
 
 _HEADER = ("streamcrypt", b"h" * 292)
 """The raw loop adds a header as large as ours with one KMS key."""
-_POOL = 8 * 2**20
+# Of each partition: more than a batch, so that no value comes twice within sight of a compression.
+_POOL = 2 * 2**20
 _KEYS = 1000
 
 
@@ -62,10 +63,10 @@ def fill(
     """Write random values, which no compression makes smaller, under a thousand keys, evenly over the partitions."""
     chosen = settings(bootstrap, keys, "encrypt", "none", topic, compression=compression)
     producer = Producer(producer_config(chosen, chosen.pipelines[0]))
-    # Values come again after 8 MiB only, out of sight of every compression window in use here.
-    pool = os.urandom(_POOL + size)
+    length = _POOL * max(4, partitions)
+    pool = os.urandom(length + size)
     for number in range(records):
-        start = number * size % _POOL
+        start = number * size % length
         record = (topic, pool[start : start + size], b"key-%d" % (number % _KEYS), number % partitions)
         while True:
             try:

@@ -73,7 +73,9 @@ cores that it could get. "exactly once" waits for a transaction to be committed,
 
 FULL = """`make bench-full`, {made}, code {code}. Medians of {rounds} rounds of records/s, and of the raw copy loop's
 in the same round, which delivers at least once and has the same compression. "bytes" are those on the wire above the
-plaintext topic's.
+plaintext topic's. Where the broker falls behind, librdkafka's thread polls while it waits, which doubles the time of
+large values in every loop ([Scaling](scaling.md)): rounds of 10 KB and more differ by that much, and their ratios say
+little.
 """
 
 OTHERS = """## Other measurements

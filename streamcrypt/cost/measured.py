@@ -37,8 +37,8 @@ CPU = {
 }
 """By mode and delivery; the lines go through 100 B and 10 KiB, so that 1 KiB is a prediction.
 
-They were drawn from runs of 20,000 records at 10 KiB. Longer ones took 39 to 43 us: above a few KiB the lines are
-too low, by up to 2.4 times at 10 KiB.
+At 10 KiB a record takes 14 to 17 us while the broker keeps up and 35 to 43 us while it does not, because librdkafka
+then polls without sleeping (docs/scaling.md): the lines lie between, up to 2.4 times too low in the second state.
 """
 
 BROKER_US = Line(2.07, 3.37)
